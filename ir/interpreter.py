@@ -1,0 +1,106 @@
+"""Runs a module with numpy, op by op from the ops' own definitions: the truth that every kernel is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nomul.ir.dim import Dim
+from nomul.ir.errors import NomulError
+from nomul.ir.graph import Constant, Func, Module, Node, Value, Weight
+from nomul.ir.types import Tensor
+
+Observer = Callable[[Node, Sequence[np.ndarray]], None]
+
+
+def run(module: Module, *inputs: np.ndarray, observer: Observer | None = None) -> tuple[np.ndarray, ...]:
+    """Outputs of @main. inputs: one array per parameter, of its dtype; symbolic dims are bound by their shapes.
+
+    observer: called with each node of @main and its results. Raises NomulError (NM101) for inputs that do not fit."""
+    dims = bind_dims(module, [param.type for param in module.main.params], [np.asarray(x) for x in inputs])
+    return tuple(_run_func(module, module.main, [np.asarray(x) for x in inputs], dims, observer))
+
+
+def bind_dims(module: Module, types: Sequence[Tensor], inputs: Sequence[np.ndarray]) -> dict[str, int]:
+    """Values of the named dims for given inputs. Raises NomulError (NM101) for a wrong count, dtype, shape or range."""
+    if len(types) != len(inputs):
+        raise NomulError("NM101", f"the model takes {len(types)} inputs, not {len(inputs)}")
+    dims: dict[str, int] = {}
+    for type, array in zip(types, inputs, strict=True):
+        if array.dtype != type.dtype.numpy or array.ndim != type.rank:
+            raise NomulError("NM101", f"an input is {array.dtype}{list(array.shape)}, but must be {type}")
+        for size, extent in zip(type.shape, array.shape, strict=True):
+            if len(size.terms) == 1 and len(size.names()) == 1 and size == Dim.of(next(iter(size.names()))):
+                dims.setdefault(str(size), extent)
+    for type, array in zip(types, inputs, strict=True):
+        if type_shape(type, dims) != array.shape:
+            raise NomulError("NM101", f"an input has shape {list(array.shape)}, but must be {type} with {dims}")
+    for name, value in dims.items():
+        low, high = module.dims.get(name, (0, float("inf")))
+        if not low <= value <= high:
+            raise NomulError("NM101", f"dim {name} = {value} is outside its range [{low}, {high}]")
+    return dims
+
+
+def type_shape(type: Tensor, dims: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape for given dim values."""
+    return tuple(size.evaluate(dims) for size in type.shape)
+
+
+def evaluate_node(node: Node, operands: Sequence[np.ndarray | None], dims: Mapping[str, int]) -> tuple[np.ndarray, ...]:
+    """The results of one node for operand arrays. Results have exactly the dtype and shape of the node's types."""
+    attrs = {name: _concrete(value, dims) for name, value in node.attrs.items()}
+    with np.errstate(all="ignore"):
+        results = node.spec.function(*operands, **attrs)
+    if not isinstance(results, tuple):
+        results = (results,)
+    checked = []
+    for value, result in zip(node.results, results, strict=True):
+        array = np.asarray(result)
+        shape = type_shape(value.type, dims)
+        assert array.dtype == value.dtype.numpy and array.shape == shape, (
+            f"{node.op} gave {array.dtype}{list(array.shape)} for {value} : {value.type} with {dict(dims)}"
+        )
+        checked.append(array)
+    return tuple(checked)
+
+
+def _run_func(
+    module: Module, func: Func, inputs: Sequence[np.ndarray], dims: Mapping[str, int], observer: Observer | None = None
+) -> list[np.ndarray]:
+    values: dict[Value, np.ndarray] = dict(zip(func.params, inputs, strict=True))
+    remaining = {value: len(value.users) for value in func.values()}
+    for node in func.nodes:
+        operands = [None if arg is None else _read(arg, values) for arg in node.args]
+        results = _run_node(module, node, operands, dims)
+        values.update(zip(node.results, results, strict=True))
+        if observer:
+            observer(node, results)
+        for arg in node.args:
+            if arg is not None and arg in remaining:
+                remaining[arg] -= 1
+                if remaining[arg] == 0 and not any(arg is kept for kept in func.returns):
+                    values.pop(arg, None)
+    return [_read(value, values) for value in func.returns]
+
+
+def _run_node(module: Module, node: Node, operands: list[Any], dims: Mapping[str, int]) -> Sequence[np.ndarray]:
+    if node.op in ("call", "exec.run"):
+        return _run_func(module, module.funcs[node.attrs["func"]], operands, dims)
+    if node.op == "exec.view":
+        return [operands[0].reshape(type_shape(node.result.type, dims))]
+    return evaluate_node(node, operands, dims)
+
+
+def _read(value: Value, values: Mapping[Value, np.ndarray]) -> np.ndarray:
+    if isinstance(value, Constant):
+        return np.asarray(value.value, value.dtype.numpy)
+    return value.array() if isinstance(value, Weight) else values[value]
+
+
+def _concrete(value: Any, dims: Mapping[str, int]) -> Any:
+    if isinstance(value, Dim):
+        return value.evaluate(dims)
+    return tuple(_concrete(item, dims) for item in value) if isinstance(value, tuple) else value

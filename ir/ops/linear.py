@@ -1,0 +1,34 @@
+"""Products of matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nomul.ir.op import Kind, op
+from nomul.ir.signature import TypeFault, broadcast
+from nomul.ir.types import Tensor
+
+
+@op("nn.linear", Kind.ANCHOR)
+def linear(x: "f[..., K]", w: "f[N, K]", bias: "f[N] | None" = None) -> "f[..., N]":
+    """x @ w.T + bias. The encoding of w decides how its elements are stored."""
+    y = x @ w.T
+    return y if bias is None else y + bias
+
+
+def infer_matmul(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
+    x, y = types
+    assert x is not None and y is not None
+    if x.rank < 2 or y.rank < 2 or x.shape[-1] != y.shape[-2]:
+        raise TypeFault(f"cannot multiply {x} by {y}", 1)
+    batch = broadcast(x.shape[:-2], y.shape[:-2], 1)
+    return x.with_shape((*batch, x.shape[-2], y.shape[-1]))
+
+
+@op("nn.matmul", Kind.ANCHOR, infer=infer_matmul)
+def matmul(x: "f[_any]", y: "f[_any]") -> "f[..., M, N]":
+    """x @ y over the last two axes; leading axes broadcast. Both are activations (a weight on the right is nn.linear)."""
+    return np.matmul(x, y)

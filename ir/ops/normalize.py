@@ -1,0 +1,68 @@
+"""Normalisations and softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nomul.ir.op import Kind, op
+from nomul.ir.ops.reduce import check_axis
+from nomul.ir.signature import TypeFault
+from nomul.ir.types import Tensor
+
+
+@op("nn.layer_norm", Kind.ANCHOR)
+def layer_norm(x: "f[..., D]", gamma: "f[D] | None" = None, beta: "f[D] | None" = None, *, eps: float = 1e-5) -> "like x":
+    """Zero mean and unit variance over the last axis, then scale and shift."""
+    centred = x - x.mean(-1, keepdims=True)
+    y = centred / np.sqrt((centred * centred).mean(-1, keepdims=True) + x.dtype.type(eps))
+    y = y if gamma is None else y * gamma
+    return y if beta is None else y + beta
+
+
+@op("nn.rms_norm", Kind.ANCHOR)
+def rms_norm(x: "f[..., D]", gamma: "f[D] | None" = None, *, eps: float = 1e-5) -> "like x":
+    """Scale x to unit root mean square over its last axis, then by gamma."""
+    y = x / np.sqrt((x * x).mean(-1, keepdims=True) + x.dtype.type(eps))
+    return y if gamma is None else y * gamma
+
+
+def check_groups(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> None:
+    x = types[0]
+    if x is None or x.rank < 3 or x.shape[1].value is None or int(x.shape[1]) % attrs["groups"]:
+        raise TypeFault(f"{attrs['groups']} groups do not divide the channels of {x}", 0)
+
+
+@op("nn.group_norm", verify=check_groups)
+def group_norm(x: "f[_any]", gamma: "f[C] | None" = None, beta: "f[C] | None" = None, *, groups: int, eps: float = 1e-5) -> "like x":
+    """Normalise each group of channels of x [N, C, ...] over the group and all positions; groups = C: instance norm."""
+    rows = x.reshape(x.shape[0], groups, -1)
+    centred = rows - rows.mean(-1, keepdims=True)
+    y = (centred / np.sqrt((centred * centred).mean(-1, keepdims=True) + x.dtype.type(eps))).reshape(x.shape)
+    per_channel = (-1,) + (1,) * (x.ndim - 2)
+    y = y if gamma is None else y * gamma.reshape(per_channel)
+    return y if beta is None else y + beta.reshape(per_channel)
+
+
+@op("nn.batch_norm")
+def batch_norm(x: "f[_any]", gamma: "f[C]", beta: "f[C]", mean: "f[C]", variance: "f[C]", *, eps: float = 1e-5) -> "like x":
+    """(x - mean) / sqrt(variance + eps) * gamma + beta per channel of x [N, C, ...], with the trained statistics."""
+    per_channel = (-1,) + (1,) * (x.ndim - 2)
+    scale = gamma / np.sqrt(variance + x.dtype.type(eps))
+    return x * scale.reshape(per_channel) + (beta - mean * scale).reshape(per_channel)
+
+
+@op("nn.softmax", Kind.ANCHOR, verify=check_axis)
+def softmax(x: "f[...]", *, axis: int) -> "like x":
+    """exp(x - max) / sum along an axis."""
+    e = np.exp(x - x.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
+
+
+@op("nn.log_softmax", verify=check_axis)
+def log_softmax(x: "f[...]", *, axis: int) -> "like x":
+    """x - log(sum(exp(x))) along an axis."""
+    shifted = x - x.max(axis, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
