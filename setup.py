@@ -4,7 +4,13 @@ from pathlib import Path
 
 from setuptools import setup
 
-STAGES = {"compiler": "nomul", "ir": "nomul.ir", "passes": "nomul.passes", "backends": "nomul.backends", "runtime": "nomul.runtime"}
+STAGES = {
+    "compiler": "nomul",
+    "ir": "nomul.ir",
+    "passes": "nomul.passes",
+    "backends": "nomul.backends",
+    "runtime": "nomul.runtime",
+}
 
 
 def stage_packages(folder: str, package: str) -> list[str]:

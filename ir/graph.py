@@ -85,14 +85,21 @@ class Node:
     """One operation. args holds None for an absent optional operand. loc: the source layer, kept through rewrites."""
 
     def __init__(
-        self, spec: OpSpec, args: tuple[Value | None, ...], attrs: dict[str, AttrValue], types: Iterable[Tensor],
-        names: Iterable[str], loc: str | None = None,
+        self,
+        spec: OpSpec,
+        args: tuple[Value | None, ...],
+        attrs: dict[str, AttrValue],
+        types: Iterable[Tensor],
+        names: Iterable[str],
+        loc: str | None = None,
     ) -> None:
         self.spec = spec
         self.args = args
         self.attrs = attrs
         self.loc = loc
-        self.results = [Value(name, type, self, index) for index, (name, type) in enumerate(zip(names, types, strict=True))]
+        self.results = [
+            Value(name, type, self, index) for index, (name, type) in enumerate(zip(names, types, strict=True))
+        ]
 
     @property
     def op(self) -> str:

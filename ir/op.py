@@ -74,7 +74,9 @@ class OpSpec:
         """Attributes in declared order, defaults filled in. Raises TypeFault for an unknown, missing or mistyped one."""
         for name in attrs:
             if name not in self.attributes:
-                raise TypeFault(f"{self.name} has no attribute '{name}' (it has: {', '.join(self.attributes) or 'none'})")
+                raise TypeFault(
+                    f"{self.name} has no attribute '{name}' (it has: {', '.join(self.attributes) or 'none'})"
+                )
         full = {}
         for name, attribute in self.attributes.items():
             value = attrs.get(name, attribute.default)
@@ -139,14 +141,20 @@ def _coerce(value: Any, kind: Any) -> Any:
 
 def type_text(kind: Any) -> str:
     """An attribute type as a reader would write it."""
-    return f"[{type_text(kind[1])}]" if isinstance(kind, tuple) else {DType: "dtype", Dim: "dim"}.get(kind, kind.__name__)
+    return (
+        f"[{type_text(kind[1])}]" if isinstance(kind, tuple) else {DType: "dtype", Dim: "dim"}.get(kind, kind.__name__)
+    )
 
 
 _REGISTRY: dict[str, OpSpec] = {}
 
 
 def op(
-    name: str, kind: Kind = Kind.OTHER, *, commutative: bool = False, infer: Infer | None = None,
+    name: str,
+    kind: Kind = Kind.OTHER,
+    *,
+    commutative: bool = False,
+    infer: Infer | None = None,
     verify: Callable[[Sequence[Tensor | None], dict[str, Any]], None] | None = None,
 ) -> Callable[[Callable[..., Any]], OpSpec]:
     """Declare an op. infer / verify: hooks for what the signature cannot say; both raise TypeFault."""
@@ -155,14 +163,27 @@ def op(
         if name in _REGISTRY:
             raise ValueError(f"op {name} is declared twice")
         operands, attributes, results = _read_signature(function)
-        spec = OpSpec(name, function, operands, attributes, results, kind, commutative, infer, verify, inspect.getdoc(function) or "")
+        spec = OpSpec(
+            name,
+            function,
+            operands,
+            attributes,
+            results,
+            kind,
+            commutative,
+            infer,
+            verify,
+            inspect.getdoc(function) or "",
+        )
         _REGISTRY[name] = spec
         return spec
 
     return declare
 
 
-def _read_signature(function: Callable[..., Any]) -> tuple[tuple[Operand, ...], dict[str, Attribute], tuple[Pattern, ...]]:
+def _read_signature(
+    function: Callable[..., Any],
+) -> tuple[tuple[Operand, ...], dict[str, Attribute], tuple[Pattern, ...]]:
     signature = inspect.signature(function)
     operands, attributes = [], {}
     for parameter in signature.parameters.values():

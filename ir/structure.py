@@ -8,8 +8,14 @@ from nomul.ir.graph import Constant, Func, Module, Node, Value, Weight
 from nomul.ir.op import get_op
 
 
-def insert_call(func: Func, callee: Func, args: Sequence[Value | None], before: Node | None = None, loc: str | None = None,
-                names: Sequence[str] = ()) -> Node:
+def insert_call(
+    func: Func,
+    callee: Func,
+    args: Sequence[Value | None],
+    before: Node | None = None,
+    loc: str | None = None,
+    names: Sequence[str] = (),
+) -> Node:
     """Insert `call @callee args`; result types are the callee's. Symbolic sizes mean the same in every function."""
     types = [value.type for value in callee.returns]
     labels = list(names) or [value.name for value in callee.returns]
@@ -31,11 +37,22 @@ def outline(module: Module, func: Func, nodes: Sequence[Node], hint: str) -> Nod
     private = module.add_func(Func(module.fresh_func(hint), mapping.values()))
     for node in ordered:
         args = tuple(_inside(arg, mapping) for arg in node.args)
-        twin = private.insert(Node(node.spec, args, dict(node.attrs), [r.type for r in node.results], [r.name for r in node.results], node.loc))
+        twin = private.insert(
+            Node(
+                node.spec,
+                args,
+                dict(node.attrs),
+                [r.type for r in node.results],
+                [r.name for r in node.results],
+                node.loc,
+            )
+        )
         mapping.update(zip(node.results, twin.results, strict=True))
     private.returns = [mapping[value] for value in results]
     after = func.nodes[func.nodes.index(ordered[-1]) + 1 :]
-    call = insert_call(func, private, outside, after[0] if after else None, ordered[-1].loc, [f"{v.name}" for v in results])
+    call = insert_call(
+        func, private, outside, after[0] if after else None, ordered[-1].loc, [f"{v.name}" for v in results]
+    )
     for old, new in zip(results, call.results, strict=True):
         func.replace_all(old, new)
     for node in reversed(ordered):
@@ -59,7 +76,11 @@ def _outside_operands(ordered: Sequence[Node], inside: set[Node]) -> list[Value]
     found: dict[Value, None] = {}
     for node in ordered:
         for arg in node.args:
-            if arg is not None and not isinstance(arg, Constant) and (isinstance(arg, Weight) or arg.producer not in inside):
+            if (
+                arg is not None
+                and not isinstance(arg, Constant)
+                and (isinstance(arg, Weight) or arg.producer not in inside)
+            ):
                 found[arg] = None
     return list(found)
 

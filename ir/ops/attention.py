@@ -37,8 +37,13 @@ def _check_mask(mask: Tensor, scores: tuple[Dim, ...], q: Tensor) -> None:
 
 @op("nn.attention", Kind.ANCHOR, infer=infer_attention)
 def attention(
-    q: "f[B, S, H, D]", k: "f[B, T, G, D]", v: "f[B, T, G, E]", mask: "t[_any] | None" = None,
-    *, scale: float, causal: bool = False,
+    q: "f[B, S, H, D]",
+    k: "f[B, T, G, D]",
+    v: "f[B, T, G, E]",
+    mask: "t[_any] | None" = None,
+    *,
+    scale: float,
+    causal: bool = False,
 ) -> "f[B, S, H, E]":
     """softmax(q k^T * scale + mask) v for each head; head h reads key head h // (H / G).
 

@@ -50,7 +50,8 @@ def infer_conv2d(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tenso
         raise TypeFault(f"weights {w} with {attrs['groups']} groups do not fit {x}", 1)
     pads = attrs["pads"]
     h, width = (
-        window(sizes[i], int(w.shape[2 + i]), attrs["strides"][i], pads[i], pads[2 + i], attrs["dilations"][i]) for i in (0, 1)
+        window(sizes[i], int(w.shape[2 + i]), attrs["strides"][i], pads[i], pads[2 + i], attrs["dilations"][i])
+        for i in (0, 1)
     )
     return image(x, n, w.shape[0], h, width, attrs["layout"])
 
@@ -72,8 +73,15 @@ def _windows(x: np.ndarray, kernel: tuple[int, int], strides: Sequence[int], dil
 
 @op("nn.conv2d", Kind.ANCHOR, infer=infer_conv2d)
 def conv2d(
-    x: "f[_any]", w: "f[O, I, KH, KW]", bias: "f[O] | None" = None, *, strides: tuple[int, ...] = (1, 1),
-    pads: tuple[int, ...] = PADS, dilations: tuple[int, ...] = (1, 1), groups: int = 1, layout: str = "nchw",
+    x: "f[_any]",
+    w: "f[O, I, KH, KW]",
+    bias: "f[O] | None" = None,
+    *,
+    strides: tuple[int, ...] = (1, 1),
+    pads: tuple[int, ...] = PADS,
+    dilations: tuple[int, ...] = (1, 1),
+    groups: int = 1,
+    layout: str = "nchw",
 ) -> "f[...]":
     """Cross-correlation with zero padding; pads = (top, left, bottom, right)."""
     x = np.pad(_channels_first(x, layout), ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
@@ -94,8 +102,12 @@ def infer_conv_transpose2d(types: Sequence[Tensor | None], attrs: dict[str, Any]
     if w.rank != 4 or w.shape[0] != c:
         raise TypeFault(f"weights {w} do not fit {x}", 1)
     h, width = (
-        (sizes[i] - 1) * attrs["strides"][i] - attrs["pads"][i] - attrs["pads"][2 + i] + attrs["dilations"][i] * (int(w.shape[2 + i]) - 1)
-        + attrs["output_pads"][i] + 1
+        (sizes[i] - 1) * attrs["strides"][i]
+        - attrs["pads"][i]
+        - attrs["pads"][2 + i]
+        + attrs["dilations"][i] * (int(w.shape[2 + i]) - 1)
+        + attrs["output_pads"][i]
+        + 1
         for i in (0, 1)
     )
     return image(x, n, w.shape[1] * attrs["groups"], h, width, attrs["layout"])
@@ -103,8 +115,15 @@ def infer_conv_transpose2d(types: Sequence[Tensor | None], attrs: dict[str, Any]
 
 @op("nn.conv_transpose2d", Kind.ANCHOR, infer=infer_conv_transpose2d)
 def conv_transpose2d(
-    x: "f[_any]", w: "f[I, O, KH, KW]", bias: "f[_bias] | None" = None, *, strides: tuple[int, ...] = (1, 1),
-    pads: tuple[int, ...] = PADS, dilations: tuple[int, ...] = (1, 1), output_pads: tuple[int, ...] = (0, 0), groups: int = 1,
+    x: "f[_any]",
+    w: "f[I, O, KH, KW]",
+    bias: "f[_bias] | None" = None,
+    *,
+    strides: tuple[int, ...] = (1, 1),
+    pads: tuple[int, ...] = PADS,
+    dilations: tuple[int, ...] = (1, 1),
+    output_pads: tuple[int, ...] = (0, 0),
+    groups: int = 1,
     layout: str = "nchw",
 ) -> "f[...]":
     """The transpose of conv2d as a linear map (weights [I, O / groups, KH, KW])."""
@@ -115,7 +134,10 @@ def conv_transpose2d(
     wide = (width - 1) * strides[1] + dilations[1] * (kw - 1) + 1 + output_pads[1]
     y = np.zeros((n, groups, o, tall, wide), x.dtype)
     parts = np.einsum(
-        "ngchw,gcoij->ngohwij", x.reshape(n, groups, c // groups, h, width), w.reshape(groups, c // groups, o, kh, kw), optimize=True
+        "ngchw,gcoij->ngohwij",
+        x.reshape(n, groups, c // groups, h, width),
+        w.reshape(groups, c // groups, o, kh, kw),
+        optimize=True,
     )
     for i in range(kh):
         for j in range(kw):
@@ -133,7 +155,15 @@ def infer_pool(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
     _two(attrs, "kernel", "strides", "pads", "dilations")
     n, c, *sizes = spatial(x, attrs["layout"])
     h, width = (
-        window(sizes[i], attrs["kernel"][i], attrs["strides"][i], attrs["pads"][i], attrs["pads"][2 + i], attrs["dilations"][i], attrs["ceil"])
+        window(
+            sizes[i],
+            attrs["kernel"][i],
+            attrs["strides"][i],
+            attrs["pads"][i],
+            attrs["pads"][2 + i],
+            attrs["dilations"][i],
+            attrs["ceil"],
+        )
         for i in (0, 1)
     )
     return image(x, n, c, h, width, attrs["layout"])
@@ -154,8 +184,14 @@ def _pool_views(x: np.ndarray, fill: float, attrs: dict[str, Any]) -> np.ndarray
 
 @op("nn.max_pool2d", infer=infer_pool)
 def max_pool2d(
-    x: "f[_any]", *, kernel: tuple[int, ...], strides: tuple[int, ...] = (1, 1), pads: tuple[int, ...] = PADS,
-    dilations: tuple[int, ...] = (1, 1), ceil: bool = False, layout: str = "nchw",
+    x: "f[_any]",
+    *,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...] = (1, 1),
+    pads: tuple[int, ...] = PADS,
+    dilations: tuple[int, ...] = (1, 1),
+    ceil: bool = False,
+    layout: str = "nchw",
 ) -> "f[...]":
     """Largest element of each window; padding never wins."""
     attrs = {"kernel": kernel, "strides": strides, "pads": pads, "dilations": dilations, "ceil": ceil}
@@ -164,8 +200,15 @@ def max_pool2d(
 
 @op("nn.avg_pool2d", infer=infer_pool)
 def avg_pool2d(
-    x: "f[_any]", *, kernel: tuple[int, ...], strides: tuple[int, ...] = (1, 1), pads: tuple[int, ...] = PADS,
-    dilations: tuple[int, ...] = (1, 1), ceil: bool = False, count_pads: bool = False, layout: str = "nchw",
+    x: "f[_any]",
+    *,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...] = (1, 1),
+    pads: tuple[int, ...] = PADS,
+    dilations: tuple[int, ...] = (1, 1),
+    ceil: bool = False,
+    count_pads: bool = False,
+    layout: str = "nchw",
 ) -> "f[...]":
     """Mean of each window; padding counts in the divisor only with count_pads (the overhang of `ceil` never does)."""
     x = _channels_first(x, layout)
@@ -190,8 +233,15 @@ def infer_resize(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tenso
 
 @op("nn.resize2d", infer=infer_resize)
 def resize2d(
-    x: "f[_any]", *, size: tuple[Dim, ...], scales: tuple[float, ...] = (), mode: str = "nearest", coordinates: str = "half_pixel",
-    rounding: str = "round_prefer_floor", cubic_a: float = -0.75, layout: str = "nchw",
+    x: "f[_any]",
+    *,
+    size: tuple[Dim, ...],
+    scales: tuple[float, ...] = (),
+    mode: str = "nearest",
+    coordinates: str = "half_pixel",
+    rounding: str = "round_prefer_floor",
+    cubic_a: float = -0.75,
+    layout: str = "nchw",
 ) -> "f[...]":
     """Resample an image to `size` [H, W]; modes, coordinates and rounding as in ONNX Resize.
     scales: output / input per axis where the source gives them (else the ratio of sizes)."""
@@ -203,7 +253,9 @@ def resize2d(
     return _in_layout(np.ascontiguousarray(x), layout)
 
 
-def _resize_matrix(size: int, out: int, scale: float, mode: str, coordinates: str, rounding: str, cubic_a: float) -> np.ndarray:
+def _resize_matrix(
+    size: int, out: int, scale: float, mode: str, coordinates: str, rounding: str, cubic_a: float
+) -> np.ndarray:
     """[out, size]: how much of each input element an output element takes along one axis."""
     i = np.arange(out, dtype=np.float64)
     place = {
@@ -214,8 +266,10 @@ def _resize_matrix(size: int, out: int, scale: float, mode: str, coordinates: st
     }[coordinates]
     if mode == "nearest":
         rounded = {
-            "round_prefer_floor": np.ceil(place - 0.5), "round_prefer_ceil": np.floor(place + 0.5),
-            "floor": np.floor(place), "ceil": np.ceil(place),
+            "round_prefer_floor": np.ceil(place - 0.5),
+            "round_prefer_ceil": np.floor(place + 0.5),
+            "floor": np.floor(place),
+            "ceil": np.ceil(place),
         }[rounding]
         taps = [(rounded, np.ones(out))]
     else:

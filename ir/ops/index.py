@@ -78,7 +78,9 @@ def scatter_nd(x: "t[...]", indices: "i[_any]", updates: "t[_any]", *, reduction
 
 
 @op("index.scatter_elements", verify=check_axis)
-def scatter_elements(x: "t[...]", indices: "i[_any]", updates: "t[_any]", *, axis: int, reduction: str = "none") -> "like x":
+def scatter_elements(
+    x: "t[...]", indices: "i[_any]", updates: "t[_any]", *, axis: int, reduction: str = "none"
+) -> "like x":
     """x with x[indices[i, j], j] set to (or combined with) updates[i, j] for axis 0, and so on (ONNX ScatterElements)."""
     result = x.copy()
     coordinates = list(np.meshgrid(*(np.arange(size) for size in indices.shape), indexing="ij"))

@@ -14,7 +14,9 @@ from nomul.ir.types import Tensor
 
 
 @op("nn.layer_norm", Kind.ANCHOR)
-def layer_norm(x: "f[..., D]", gamma: "f[D] | None" = None, beta: "f[D] | None" = None, *, eps: float = 1e-5) -> "like x":
+def layer_norm(
+    x: "f[..., D]", gamma: "f[D] | None" = None, beta: "f[D] | None" = None, *, eps: float = 1e-5
+) -> "like x":
     """Zero mean and unit variance over the last axis, then scale and shift."""
     centred = x - x.mean(-1, keepdims=True)
     y = centred / np.sqrt((centred * centred).mean(-1, keepdims=True) + x.dtype.type(eps))
@@ -36,7 +38,9 @@ def check_groups(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> None:
 
 
 @op("nn.group_norm", verify=check_groups)
-def group_norm(x: "f[_any]", gamma: "f[C] | None" = None, beta: "f[C] | None" = None, *, groups: int, eps: float = 1e-5) -> "like x":
+def group_norm(
+    x: "f[_any]", gamma: "f[C] | None" = None, beta: "f[C] | None" = None, *, groups: int, eps: float = 1e-5
+) -> "like x":
     """Normalise each group of channels of x [N, C, ...] over the group and all positions; groups = C: instance norm."""
     rows = x.reshape(x.shape[0], groups, -1)
     centred = rows - rows.mean(-1, keepdims=True)
@@ -47,7 +51,9 @@ def group_norm(x: "f[_any]", gamma: "f[C] | None" = None, beta: "f[C] | None" = 
 
 
 @op("nn.batch_norm")
-def batch_norm(x: "f[_any]", gamma: "f[C]", beta: "f[C]", mean: "f[C]", variance: "f[C]", *, eps: float = 1e-5) -> "like x":
+def batch_norm(
+    x: "f[_any]", gamma: "f[C]", beta: "f[C]", mean: "f[C]", variance: "f[C]", *, eps: float = 1e-5
+) -> "like x":
     """(x - mean) / sqrt(variance + eps) * gamma + beta per channel of x [N, C, ...], with the trained statistics."""
     per_channel = (-1,) + (1,) * (x.ndim - 2)
     scale = gamma / np.sqrt(variance + x.dtype.type(eps))

@@ -14,7 +14,9 @@ def call(*args: "t[_any]", func: str) -> "t[...]":
 
 
 @op("exec.run", Kind.STRUCTURE)
-def run(*args: "t[_any]", func: str, kernel: str, slots: tuple[int, ...] = (), inplace: tuple[int, ...] = ()) -> "t[...]":
+def run(
+    *args: "t[_any]", func: str, kernel: str, slots: tuple[int, ...] = (), inplace: tuple[int, ...] = ()
+) -> "t[...]":
     """The results of function @func, computed by the named kernel into arena slots.
 
     slots: one per result, -1 where the result is an output of the model. inplace: positions of operands that the kernel

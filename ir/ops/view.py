@@ -20,7 +20,10 @@ def infer_reshape(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tens
     assert x is not None
     result = x.with_shape(attrs["shape"])
     if result.numel != x.numel:
-        raise TypeFault(f"cannot reshape {x} to [{', '.join(map(str, attrs['shape']))}]: {x.numel} elements against {result.numel}", 0)
+        raise TypeFault(
+            f"cannot reshape {x} to [{', '.join(map(str, attrs['shape']))}]: {x.numel} elements against {result.numel}",
+            0,
+        )
     return result
 
 
@@ -86,7 +89,9 @@ def infer_concat(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tenso
     size = Dim.of(0)
     for position, given in enumerate(types):
         assert given is not None
-        same = given.rank == first.rank and all(given.shape[i] == first.shape[i] for i in range(first.rank) if i != axis)
+        same = given.rank == first.rank and all(
+            given.shape[i] == first.shape[i] for i in range(first.rank) if i != axis
+        )
         if not same:
             raise TypeFault(f"cannot concatenate {given} to {first} along axis {axis}", position)
         size = size + given.shape[axis]

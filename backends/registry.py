@@ -1,0 +1,89 @@
+"""Kernels: builders of TVM PrimFuncs, each declared beside its siblings in `backends/kernels/`, found by themselves.
+
+Selection is in `backends/select.py`; the plain C interface of a kernel is described in `docs/kernels.md`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from nomul.backends.group import Group
+from nomul.ir.dim import Dim
+
+if TYPE_CHECKING:
+    from nomul.backends.target import Target
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a kernel builder returns.
+
+    function: the TIRx PrimFunc with the kernel interface.  tiles: the parallel range [0, tiles), a Dim.
+    grain: fewest tiles worth handing to a thread.  scratch: bytes per thread.  layouts: for each weight parameter
+    (by position) that is not read as its encoding's plain fields, the name of a layout in `backends/layouts/`.
+    inplace: positions of parameters that may share memory with the only result."""
+
+    function: Any
+    tiles: Dim
+    grain: int = 1
+    scratch: Dim = field(default_factory=lambda: Dim.of(0))
+    layouts: dict[int, str] = field(default_factory=dict)
+    inplace: tuple[int, ...] = ()
+
+
+Build = Callable[[Group, "Target"], Built]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """op: the anchor op it serves ("*" = any group).  encoding: of the anchor's weight operand (None: dense).
+    needs: target features, all required.  accepts: a reason why a group is refused, or None.  rank: higher wins."""
+
+    name: str
+    op: str
+    encoding: str | None
+    needs: frozenset[str]
+    accepts: Callable[[Group], str | None]
+    rank: int
+    build: Build
+
+
+_REGISTRY: dict[str, Kernel] = {}
+
+
+def kernel(
+    op: str,
+    *,
+    encoding: str | None = None,
+    needs: tuple[str, ...] = (),
+    accepts: Callable[[Group], str | None] = lambda group: None,
+    rank: int = 0,
+) -> Callable[[Build], Kernel]:
+    """Declare a kernel. Its name is `op/encoding/function` (encoding "f32" for dense)."""
+
+    def declare(build: Build) -> Kernel:
+        name = f"{'any' if op == '*' else op}/{encoding or 'f32'}/{build.__name__}"
+        if name in _REGISTRY:
+            raise ValueError(f"kernel {name} is declared twice")
+        _REGISTRY[name] = Kernel(name, op, encoding, frozenset(needs), accepts, rank, build)
+        return _REGISTRY[name]
+
+    return declare
+
+
+@cache
+def _load() -> None:
+    package = importlib.import_module("nomul.backends.kernels")
+    for module in pkgutil.iter_modules(package.__path__, "nomul.backends.kernels."):
+        importlib.import_module(module.name)
+
+
+def all_kernels() -> dict[str, Kernel]:
+    """Every kernel by name."""
+    _load()
+    return dict(_REGISTRY)
