@@ -71,6 +71,21 @@ enum { NM_CPU_FEATURES(NM_BIT_ROW) NM_FEATURE_COUNT };
 #define NM_CPU(id) (UINT64_C(1) << NM_BIT_##id)
 #endif
 
+/* The set of features of this CPU, found once. */
+NM_HIDDEN uint64_t nm_cpu_features(void);
+/* The name of the first feature that is in `needed` and not in the CPU; NULL if there is none. */
+NM_HIDDEN const char *nm_cpu_missing(uint64_t needed);
+
+/* ---- Status ------------------------------------------------------------------------------------------------- */
+
+/* A status that names what is wrong: an input, output or dim by its index, and perhaps an axis (NM_NO_AXIS: none). */
+enum { NM_SUBJECT_NONE, NM_SUBJECT_INPUT, NM_SUBJECT_OUTPUT, NM_SUBJECT_DIM };
+#define NM_NO_AXIS UINT32_MAX
+#define NM_MAX_PORTS 4096
+static inline nm_status nm_fault(int32_t code, uint32_t subject, uint32_t index, uint32_t axis) {
+  return (nm_status)((uint32_t)code | subject << 8 | index << 10 | (axis + 1) << 22);
+}
+
 /* ---- Weights ------------------------------------------------------------------------------------------------ */
 
 /* The first 64 bytes of a weights image (embedded or a file); the weights follow. Numbers are little-endian. */
@@ -82,7 +97,13 @@ typedef struct {
   uint8_t zero[8];
 } nm_weights_header;
 
+/* The weights that a run with this env uses, their header checked. */
+NM_HIDDEN nm_status nm_find_weights(const nm_env *env, const uint8_t **payload);
+
 /* ---- A run -------------------------------------------------------------------------------------------------- */
+
+/* How many threads work for this pool (NULL: one). */
+NM_HIDDEN uint32_t nm_pool_threads(const nm_pool *pool);
 
 /* What the steps of one run see. Thread t uses scratch at thread_scratch + t * thread_scratch_size. */
 typedef struct {
@@ -129,8 +150,33 @@ typedef struct {
 
 extern NM_HIDDEN const nm_program nm_the_program; /* defined by model.c */
 
-/* Gives a dim its value, read off axis `axis` of input `input`; the status tells whether it is in range. */
-NM_HIDDEN nm_status nm_bind_dim(int64_t *dims, uint32_t dim, int64_t value, uint32_t input, uint32_t axis);
+/* The functions of nm_model, as initialisers for model.c. */
+NM_HIDDEN nm_status nm_rt_run(const nm_env *env, const nm_tensor *inputs, const nm_tensor *outputs);
+NM_HIDDEN nm_status nm_rt_bind(const nm_tensor *inputs, int64_t *dims);
+NM_HIDDEN nm_status nm_rt_output_shape(const int64_t *dims, uint32_t output, int64_t *shape);
+NM_HIDDEN size_t nm_rt_scratch_size(const int64_t *dims, uint32_t threads);
+NM_HIDDEN const char *nm_rt_missing_cpu(void);
+NM_HIDDEN const char *nm_rt_missing_feature(uint32_t level);
+NM_HIDDEN uint32_t nm_rt_best_level(void);
+NM_HIDDEN const char *nm_rt_explain(nm_status status);
+NM_HIDDEN void nm_rt_describe(nm_status status, char *text, size_t text_size);
+NM_HIDDEN size_t nm_rt_pool_size(uint32_t threads);
+NM_HIDDEN nm_status nm_rt_pool_start(void *memory, size_t memory_size, uint32_t threads, nm_pool **pool);
+NM_HIDDEN nm_status nm_rt_pool_stop(nm_pool *pool);
+NM_HIDDEN nm_status nm_rt_map_weights(const char *path, const void **weights, size_t *weights_size);
+NM_HIDDEN nm_status nm_rt_unmap_weights(const void *weights, size_t weights_size);
+NM_HIDDEN nm_status nm_rt_check_weights(const nm_env *env);
+
+#define NM_RUNTIME_FUNCTIONS                                                                         \
+  .run = nm_rt_run, .bind = nm_rt_bind, .output_shape = nm_rt_output_shape,                          \
+  .scratch_size = nm_rt_scratch_size, .missing_cpu = nm_rt_missing_cpu,                              \
+  .missing_feature = nm_rt_missing_feature, .best_level = nm_rt_best_level,                          \
+  .explain = nm_rt_explain, .describe = nm_rt_describe, .pool_size = nm_rt_pool_size,                \
+  .pool_start = nm_rt_pool_start, .pool_stop = nm_rt_pool_stop, .map_weights = nm_rt_map_weights,    \
+  .unmap_weights = nm_rt_unmap_weights, .check_weights = nm_rt_check_weights
+
+/* Gives a dim its value; the status tells whether it is in range. */
+NM_HIDDEN nm_status nm_bind_dim(int64_t *dims, uint32_t dim, int64_t value);
 
 /* Floor division where the dividend may be negative. */
 static inline int64_t nm_floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
