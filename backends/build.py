@@ -1,0 +1,161 @@
+"""From a module at level "exec" to a Plan: weights packed into one blob, kernels lowered to objects, steps located."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nomul.backends import layouts
+from nomul.backends.execute import view_root
+from nomul.backends.lower import lower_to_object
+from nomul.backends.plan import Level, Location, Plan, Port, Step
+from nomul.backends.select import Choice, Selection
+from nomul.ir.dim import Dim
+from nomul.ir.graph import Module, Node, Value, Weight
+
+ALIGNMENT = 64
+Progress = Callable[[str], None]
+
+
+@dataclass
+class WeightBlob:
+    """Packed fields one behind the other, each at a multiple of 64 bytes; a weight appears once per layout."""
+
+    parts: list[np.ndarray] = field(default_factory=list)
+    size: int = 0
+    _places: dict[tuple[str, str | None], list[int]] = field(default_factory=dict)
+
+    def offsets(self, weight: Weight, layout: str | None) -> list[int]:
+        """Byte offsets of the weight's fields in that layout, added on first use."""
+        key = (weight.name, layout)
+        if key not in self._places:
+            self._places[key] = [self._add(array) for array in packed_fields(weight, layout).values()]
+        return self._places[key]
+
+    def _add(self, array: np.ndarray) -> int:
+        offset = self.size
+        self.parts.append(array)
+        self.size = -(-(offset + array.nbytes) // ALIGNMENT) * ALIGNMENT
+        return offset
+
+    def tobytes(self) -> bytes:
+        blob = bytearray(self.size)
+        offset = 0
+        for array in self.parts:
+            blob[offset : offset + array.nbytes] = np.ascontiguousarray(array).tobytes()
+            offset = -(-(offset + array.nbytes) // ALIGNMENT) * ALIGNMENT
+        return bytes(blob)
+
+
+def packed_fields(weight: Weight, layout: str | None) -> Mapping[str, np.ndarray]:
+    """The arrays whose pointers a kernel takes for this weight."""
+    if layout is None:
+        return weight.fields
+    return layouts.pack(layout, weight.fields, tuple(int(size) for size in weight.shape))
+
+
+def build_plan(
+    module: Module,
+    selection: Selection,
+    name: str,
+    target: str,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    progress: Progress = lambda text: None,
+) -> Plan:
+    """The Plan of a module at level "exec" with planned slots."""
+    func, blob = module.main, WeightBlob()
+    symbols = _symbols(selection)
+    places = _locations(module)
+    steps = []
+    for node in func.nodes:
+        if node.op == "exec.run":
+            choice = selection.choices[node.attrs["func"]]
+            steps.append(_step(node, choice, symbols[id(choice)], places, blob, module))
+    levels = tuple(_lower_level(selection, symbols, index, progress) for index in range(len(selection.levels)))
+    return Plan(
+        name=name,
+        inputs=tuple(Port(n, p.dtype, p.shape) for n, p in zip(input_names, func.params, strict=True)),
+        outputs=tuple(Port(n, v.dtype, v.shape) for n, v in zip(output_names, func.returns, strict=True)),
+        dims=dict(module.dims),
+        slots=_slot_sizes(module),
+        steps=tuple(steps),
+        weights=blob.tobytes(),
+        levels=levels,
+        target=target,
+    )
+
+
+def _symbols(selection: Selection) -> dict[int, str]:
+    names = {}
+    for index, choice in enumerate(selection.unique):
+        anchor = choice.group.anchor
+        op = anchor.op if anchor else (choice.group.func.nodes[0].op if choice.group.func.nodes else "copy")
+        names[id(choice)] = f"k{index}_{op.replace('.', '_')}"
+    return names
+
+
+def _lower_level(selection: Selection, symbols: dict[int, str], index: int, progress: Progress) -> Level:
+    target = selection.levels[index]
+    functions = {f"{symbols[id(c)]}__{target.level}": c.built[index].function for c in selection.unique}
+    progress(f"{len(functions)} kernels for {target.name}")
+    code = lower_to_object(functions, target)
+    return Level(target.level, tuple(sorted(target.features)), code)
+
+
+def _locations(module: Module) -> dict[Value, Location]:
+    """Where each value of @main that is not a weight lives."""
+    func = module.main
+    places = {param: Location("input", index) for index, param in enumerate(func.params)}
+    outputs = {view_root(value): index for index, value in enumerate(func.returns)}
+    for node in func.nodes:
+        for position, result in enumerate(node.results):
+            if node.op == "exec.view":
+                continue
+            slot = node.attrs["slots"][position]
+            places[result] = Location("output", outputs[result]) if slot < 0 else Location("slot", slot)
+    return places
+
+
+def _step(
+    node: Node, choice: Choice, symbol: str, places: Mapping[Value, Location], blob: WeightBlob, module: Module
+) -> Step:
+    args: list[Location] = []
+    for position, arg in enumerate(node.args):
+        assert arg is not None
+        if isinstance(arg, Weight):
+            offsets = blob.offsets(arg, choice.built[0].layouts.get(position))
+            args += [Location("weight", 0, Dim.of(offset)) for offset in offsets]
+        else:
+            args.append(places[view_root(arg)])
+    args += [places[result] for result in node.results]
+    first = choice.built[0]
+    grain = max(built.grain for built in choice.built)
+    scratch = _largest([built.scratch for built in choice.built], module)
+    return Step(symbol, tuple(args), choice.group.dims, first.tiles, grain, scratch, _comment(node, choice))
+
+
+def _largest(sizes: Sequence[Dim], module: Module) -> Dim:
+    """The largest of the sizes where one is; their sum where that depends on the dims."""
+    for size in sizes:
+        if all((size - other).bounds(module.dims)[0] >= 0 for other in sizes):
+            return size
+    return sum(sizes, Dim.of(0))
+
+
+def _comment(node: Node, choice: Choice) -> str:
+    ops = " + ".join(n.op for n in choice.group.func.nodes)
+    results = ", ".join(f"{value} : {value.type}" for value in node.results)
+    return f"{results} = {ops} by {node.attrs['kernel']}" + (f" ({node.loc})" if node.loc else "")
+
+
+def _slot_sizes(module: Module) -> tuple[tuple[Dim, ...], ...]:
+    sizes: dict[int, dict[Dim, None]] = {}
+    for node in module.main.nodes:
+        if node.op == "exec.run":
+            for result, slot in zip(node.results, node.attrs["slots"], strict=True):
+                if slot >= 0:
+                    sizes.setdefault(slot, {})[result.type.bytes] = None
+    return tuple(tuple(sizes.get(slot, {Dim.of(0): None})) for slot in range(max(sizes, default=-1) + 1))
