@@ -16,6 +16,7 @@
  * x86: CPUID leaf, subleaf, register (0 eax .. 3 edx), bit, and the XCR0 bits by which the system says that it saves
  * the registers. ARM: Linux HWCAP word (1 or 2) and bit, and the name for sysctlbyname on Apple. */
 #define NM_X86_FEATURES(FEATURE)                   \
+  FEATURE(sse2, "sse2", 1, 0, 3, 26, 0)            \
   FEATURE(sse3, "sse3", 1, 0, 2, 0, 0)             \
   FEATURE(ssse3, "ssse3", 1, 0, 2, 9, 0)           \
   FEATURE(sse4_1, "sse4.1", 1, 0, 2, 19, 0)        \

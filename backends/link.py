@@ -1,0 +1,195 @@
+"""Turns a Plan into files: the shared library with its trailer, `nomul.h` beside it, the weights file, a static archive.
+
+Equal plans give equal bytes, whatever the folder, the time and the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryDirectory
+from typing import Any, Literal
+
+from nomul.backends.driver import emit_driver
+from nomul.backends.plan import Plan
+from nomul.backends.weights_image import WeightsImage
+from nomul.backends.zig import RUNTIME_HEADERS, compile_source, runtime_objects, write_runtime, zig
+from nomul.ir.errors import NomulError
+from nomul.runtime.trailer import append_trailer
+
+HOST_TRIPLE = "x86_64-linux-gnu.2.17"
+LARGEST_EMBEDDED = 2**30  # bytes of weights; larger ones go into a file of their own, unless asked otherwise
+LARGEST_REACHABLE = 2**31 - 2**24  # x86-64 code reaches its data within 2 GiB
+WeightsPlace = Literal["auto", "embedded", "external"]
+
+# The section is aligned for the kernels' vector loads; `.incbin` is not slowed down by size as C initialisers are.
+_WEIGHTS_ASSEMBLY = """\
+#if defined(__APPLE__)
+.section __TEXT,__const
+.private_extern _nm_weights
+.globl _nm_weights
+.p2align 6
+_nm_weights:
+#else
+.section .rodata.nm_weights,"a",%progbits
+.globl nm_weights
+.hidden nm_weights
+.type nm_weights,%object
+.p2align 6
+nm_weights:
+#endif
+.incbin "weights.bin"
+#if defined(__ELF__)
+.section .note.GNU-stack,"",%progbits
+#endif
+"""
+
+
+@dataclass(frozen=True)
+class Linked:
+    """What was written. library_bytes: the whole file; weights_bytes: the weights image, embedded or in `weights`."""
+
+    library: Path
+    header: Path
+    weights: Path | None
+    library_bytes: int
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
+class Build:
+    """A temporary folder with model.c, weights.bin (the weights image) and all object files of a library."""
+
+    folder: Path
+    plan: Plan
+    triple: str
+    objects: tuple[str, ...]
+    weights: WeightsImage
+    external: bool
+
+
+@contextmanager
+def build_objects(
+    plan: Plan, *, triple: str = HOST_TRIPLE, weights: WeightsPlace = "auto", flags: Sequence[str] = ("-O2",)
+) -> Iterator[Build]:
+    """Compiles the driver, the runtime and the weights. Raises NomulError."""
+    image = WeightsImage(plan.weights)
+    external = weights == "external" or (weights == "auto" and image.size > LARGEST_EMBEDDED)
+    if not external and image.size > LARGEST_REACHABLE:
+        raise NomulError("NM512", f"{image.size} bytes of weights are too many to embed", help="use external weights")
+    model_c = emit_driver(plan, external_weights=external)
+    with TemporaryDirectory(prefix="nomul-") as name:
+        folder = Path(name)
+        with disk_errors(folder):
+            objects = _compile(folder, plan, model_c, image, external, triple, tuple(flags))
+        yield Build(folder, plan, triple, objects, image, external)
+
+
+def _compile(
+    folder: Path, plan: Plan, model_c: str, image: WeightsImage, external: bool, triple: str, flags: tuple[str, ...]
+) -> tuple[str, ...]:
+    objects = runtime_objects(triple, flags) | {f"kernels_{level.name}.o": level.object for level in plan.levels}
+    for name, code in objects.items():
+        (folder / name).write_bytes(code)
+    write_runtime(folder, RUNTIME_HEADERS)
+    (folder / "model.c").write_text(model_c)
+    with (folder / "weights.bin").open("wb") as file:
+        file.writelines((image.header, image.payload))
+    sources = ["model.c"]
+    if not external:
+        (folder / "weights.S").write_text(_WEIGHTS_ASSEMBLY)
+        sources.append("weights.S")
+    return (*objects, *(compile_source(source, triple, flags, folder) for source in sources))
+
+
+def link_library(
+    plan: Plan,
+    output: Path,
+    *,
+    triple: str = HOST_TRIPLE,
+    weights: WeightsPlace = "auto",
+    flags: Sequence[str] = ("-O2",),
+    facts: Mapping[str, Any] | None = None,
+) -> Linked:
+    """Writes the shared library `output`, `nomul.h` beside it and, with external weights, `<output>.weights`.
+
+    facts: JSON for the trailer, beside what the plan says.  Each file appears whole or not at all.
+    Raises NomulError NM510 (toolchain), NM511 (cannot write), NM512 (too large to embed), or as `emit_driver`."""
+    with build_objects(plan, triple=triple, weights=weights, flags=flags) as build:
+        return link_shared(build, output, facts or {})
+
+
+def link_shared(build: Build, output: Path, facts: Mapping[str, Any]) -> Linked:
+    """The files of `link_library` from compiled objects."""
+    library = build.folder / "linked"
+    (build.folder / "exports.map").write_text("{ global: nm_query; local: *; };\n")
+    zig(["cc", "-target", build.triple, *_link_flags(build.triple), *build.objects, "-o", library.name], build.folder)
+    with disk_errors(output.parent):
+        append_trailer(library, _facts(build) | dict(facts))
+        weights = Path(f"{output}.weights") if build.external else None
+        if weights:
+            place_file(build.folder / "weights.bin", weights)
+        header = output.with_name("nomul.h")
+        place_file(build.folder / "nomul.h", header)
+        place_file(library, output, executable=True)
+        return Linked(output, header, weights, output.stat().st_size, build.weights.size)
+
+
+def _link_flags(triple: str) -> list[str]:
+    if "macos" in triple:
+        return ["-dynamiclib", "-Wl,-dead_strip", "-Wl,-install_name,@rpath/model.dylib"]
+    libraries = ["-lpthread"] if "linux" in triple else []
+    section = ["-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-z,relro,-z,now", "-Wl,--version-script=exports.map", "-s"]
+    return ["-shared", *section, *libraries]
+
+
+def _facts(build: Build) -> dict[str, Any]:
+    plan = build.plan
+    return {
+        "name": plan.name,
+        "target": plan.target,
+        "triple": build.triple,
+        "levels": [level.name for level in plan.levels],
+        "steps": [step.comment for step in plan.steps],
+        "weights": {"bytes": build.weights.size, "sha256": build.weights.digest.hex(), "external": build.external},
+    }
+
+
+def link_static(build: Build, output: Path) -> None:
+    """Writes a static archive of the same objects. Raises NomulError."""
+    zig(["ar", "rcsD", "archive.a", *build.objects], build.folder)
+    with disk_errors(output.parent):
+        place_file(build.folder / "archive.a", output)
+
+
+def place_file(source: Path, output: Path, executable: bool = False) -> None:
+    """Copies `source` to `output` by way of a temporary file beside it, so that no reader sees half of it."""
+    with NamedTemporaryFile(dir=output.parent, prefix=f".{output.name}.", delete=False) as temporary:
+        path = Path(temporary.name)
+    try:
+        shutil.copyfile(source, path)
+        path.chmod((0o777 if executable else 0o666) & ~_umask())
+        path.replace(output)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Says of a failure of the file system in `folder` what a user can do."""
+    try:
+        yield
+    except OSError as error:
+        help = "is the folder there, may you write to it, and is there room?"
+        raise NomulError("NM511", f"cannot write to {folder}: {error.strerror or error}", help=help) from error

@@ -1,0 +1,72 @@
+"""The last bytes of an artifact file: what it is (JSON) and a checksum over the whole file, checked before it is loaded.
+
+    library | JSON | length of the JSON (8 bytes, little-endian) | magic (8) | SHA-256 of all that stands before (32)
+
+System loaders look at the front of a file only, so the trailer disturbs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nomul.runtime.errors import RuntimeFault
+
+MAGIC = b"nomul.1\n"
+_FOOTER = struct.Struct("<Q8s32s")
+_CHECKED = 16  # bytes of the footer that the checksum covers
+
+
+def append_trailer(library: Path, facts: Mapping[str, Any]) -> None:
+    """Makes an artifact of a library. Equal inputs give equal bytes. Raises OSError."""
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
+    head = text + _FOOTER.pack(len(text), MAGIC, b"")[:_CHECKED]
+    with library.open("rb+") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        digest.update(head)
+        file.seek(0, os.SEEK_END)
+        file.write(head + digest.digest())
+
+
+def read_facts(path: Path, verify: bool = True) -> dict[str, Any]:
+    """The JSON of the artifact at `path`, after the checksum of the whole file was found right.
+
+    Raises RuntimeFault NM601 (cannot be read), NM602 (no artifact of ours, or not all of it), NM603 (damaged)."""
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size < _FOOTER.size:
+                raise _not_an_artifact(path)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _facts(path, data, verify)
+    except OSError as error:
+        raise RuntimeFault("NM601", f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _facts(path: Path, data: mmap.mmap, verify: bool) -> dict[str, Any]:
+    size = len(data)
+    length, magic, digest = _FOOTER.unpack(data[size - _FOOTER.size :])
+    if magic != MAGIC or length > size - _FOOTER.size:
+        raise _not_an_artifact(path)
+    if verify:
+        with memoryview(data) as view, view[: size - len(digest)] as checked:
+            found = hashlib.sha256(checked).digest()
+        if found != digest:
+            raise RuntimeFault("NM603", f"{path} is damaged: its checksum is wrong", "copy or compile it again")
+    try:
+        facts = json.loads(data[size - _FOOTER.size - length : size - _FOOTER.size])
+    except ValueError as error:
+        raise _not_an_artifact(path) from error
+    if not isinstance(facts, dict):
+        raise _not_an_artifact(path)
+    return facts
+
+
+def _not_an_artifact(path: Path) -> RuntimeFault:
+    help = "a stripped or truncated library has lost its last bytes; compile it again"
+    return RuntimeFault("NM602", f"{path} is no nomul artifact, or not all of it", help)
