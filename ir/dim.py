@@ -123,7 +123,7 @@ class Dim:
         return total
 
     def bounds(self, ranges: Mapping[str, Range]) -> Range:
-        """A (lower, upper) enclosure, exact for a polynomial with positive factors; a name without a range is [0, inf]."""
+        """A (lower, upper) enclosure, exact for a polynomial with positive factors; no range means [0, inf]."""
         low: float = 0
         high: float = 0
         for monomial, factor in self.terms:

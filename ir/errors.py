@@ -10,7 +10,7 @@ class Problem:
     """One thing that is wrong, and where.
 
     code: `NMxxx`, explained by `nomul explain`.  loc: source layer (module path or ONNX node) or None.
-    text: the guilty line of an IR file or None; column: 0-based caret position in it.
+    text: the guilty line of an IR file or None; column: 0-based caret position in it.  before, after: lines around it.
     """
 
     code: str
@@ -20,19 +20,29 @@ class Problem:
     text: str | None = None
     line: int | None = None
     column: int | None = None
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
     def render(self) -> str:
         lines = [f"error[{self.code}]: {self.message}"]
         if self.loc:
             lines.append(f"  at: {self.loc}")
         if self.text is not None:
-            number = f"{self.line}" if self.line is not None else ""
-            lines.append(f"  {number:>4} | {self.text}")
-            if self.column is not None:
-                lines.append(f"  {'':>4} | {' ' * self.column}^")
+            lines += self._excerpt(self.text)
         if self.help:
             lines.append(f"  help: {self.help}")
         return "\n".join(lines)
+
+    def _excerpt(self, guilty: str) -> list[str]:
+        """The guilty line with a caret below it; among other lines the caret carries the message."""
+        first = (self.line or 0) - len(self.before)
+        shown = [*self.before, guilty, *self.after]
+        numbers = [f"{first + i}" if self.line is not None else "" for i in range(len(shown))]
+        lines = [f"  {number:>4} | {text}" for number, text in zip(numbers, shown, strict=True)]
+        if self.column is not None:
+            label = f" {self.message}" if len(shown) > 1 else ""
+            lines.insert(len(self.before) + 1, f"  {'':>4} | {' ' * self.column}^{label}")
+        return lines
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The graph: values, nodes, functions, modules. Flat SSA; only five mutators touch a Func, so use lists are always right."""
+"""The graph: values, nodes, functions, modules. Flat SSA; five mutators alone touch a Func, so use lists are right."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class OpSpec:
     doc: str = field(default="", repr=False)
 
     def complete(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Attributes in declared order, defaults filled in. Raises TypeFault for an unknown, missing or mistyped one."""
+        """Attributes in declared order, defaults filled in. Raises TypeFault for an unknown, missing or wrong one."""
         for name in attrs:
             if name not in self.attributes:
                 raise TypeFault(

@@ -1,9 +1,9 @@
 """The annotations of op functions: `f[..., D]`, `i64[N]`, `n[*]`, `like x`.
 
-Before the bracket: an element type (`f32`), a class that all operands with the same letter share (`f` float, `i` and `j`
-integer, `n` number, `b` bool, `t` and `u` any), or `$name`, the dtype that an attribute names. Inside: `*` a shape that
-broadcasts with the other `*`, `_any` any shape, `...` leading sizes that must agree, a name that must agree (one that
-begins with `_` need not), a number.
+Before the bracket: an element type (`f32`), a class that all operands with the same letter share (`f` float, `i` and
+`j` integer, `n` number, `b` bool, `t` and `u` any), or `$name`, the dtype that an attribute names. Inside: `*` a shape
+that broadcasts with the other `*`, `_any` any shape, `...` leading sizes that must agree, a name that must agree (one
+that begins with `_` need not), a number.
 """
 
 from __future__ import annotations

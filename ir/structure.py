@@ -26,8 +26,9 @@ def insert_call(
 def outline(module: Module, func: Func, nodes: Sequence[Node], hint: str) -> Node:
     """Move `nodes` of `func` into a new private function and call it where the last of them stood.
 
-    Weights and values from outside become parameters in order of first use; literals stay inside. Results are the values
-    that are used outside. The caller has made sure that no node in between depends on a result and is needed by another."""
+    Weights and values from outside become parameters in order of first use; literals stay inside. Results are the
+    values that are used outside. The caller has made sure that no node in between depends on a result and is needed by
+    another."""
     inside = set(nodes)
     ordered = [node for node in func.nodes if node in inside]
     outside = _outside_operands(ordered, inside)

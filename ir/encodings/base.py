@@ -26,6 +26,10 @@ class Encoding:
         """The f32 weights that the fields mean, of the given shape. This is the definition of the encoding."""
         raise NotImplementedError
 
+    def field_types(self, shape: tuple[int, ...]) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        """dtype and shape of each packed field for weights of this shape. Raises ValueError where it does not fit."""
+        raise NotImplementedError
+
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         """Stored bits, scales included, divided by the number of weights."""
         raise NotImplementedError

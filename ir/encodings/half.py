@@ -1,4 +1,4 @@
-"""Sixteen-bit floats: `f16` (IEEE half, 11 significant bits, largest 65504) and `bf16` (8 significant bits, f32's range)."""
+"""16-bit floats: `f16` (IEEE half: 11 significant bits, up to 65504), `bf16` (8 significant bits, f32's range)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ class _SixteenBit(Encoding):
 
     def unpack(self, packed: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
         return packed["data"].astype(np.float32).reshape(shape)
+
+    def field_types(self, shape: tuple[int, ...]) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        return {"data": (self.dtype, shape)}
 
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         return 16.0

@@ -1,4 +1,4 @@
-"""Convolutions, pooling and resizing of images. layout: "nchw" or "nhwc" for x and the result; weights stay [O, I, KH, KW]."""
+"""Convolution, pooling, resizing of images. layout: "nchw" or "nhwc" for x and the result; weights: [O, I, KH, KW]."""
 
 from __future__ import annotations
 

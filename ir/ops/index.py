@@ -81,7 +81,7 @@ def scatter_nd(x: "t[...]", indices: "i[_any]", updates: "t[_any]", *, reduction
 def scatter_elements(
     x: "t[...]", indices: "i[_any]", updates: "t[_any]", *, axis: int, reduction: str = "none"
 ) -> "like x":
-    """x with x[indices[i, j], j] set to (or combined with) updates[i, j] for axis 0, and so on (ONNX ScatterElements)."""
+    """x with x[indices[i, j], j] set to (or combined with) updates[i, j] for axis 0, etc. (ONNX ScatterElements)."""
     result = x.copy()
     coordinates = list(np.meshgrid(*(np.arange(size) for size in indices.shape), indexing="ij"))
     coordinates[axis] = _wrapped(indices, x.shape[axis])

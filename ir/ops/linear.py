@@ -30,5 +30,5 @@ def infer_matmul(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tenso
 
 @op("nn.matmul", Kind.ANCHOR, infer=infer_matmul)
 def matmul(x: "f[_any]", y: "f[_any]") -> "f[..., M, N]":
-    """x @ y over the last two axes; leading axes broadcast. Both are activations (a weight on the right is nn.linear)."""
+    """x @ y over the last two axes; leading axes broadcast. Both are activations (a weight on the right: nn.linear)."""
     return np.matmul(x, y)
