@@ -1,0 +1,37 @@
+"""What a compile was asked to do: one record, filled by `nomul.compile` and read by the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+WeightsPlace = Literal["auto", "embed", "external"]
+Progress = Callable[[str, float], None]
+
+
+def silent(phase: str, fraction: float) -> None:
+    """The progress report of callers who want none."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """name: of the model, in the artifact.  targets: as `nomul list targets` prints them; several make one library.
+
+    recipe: encoding of weights by name pattern (`compiler/recipe.py`), first match wins; empty keeps them as they are.
+    dump: folder for the IR between passes, kernels and C.  check: compare with the interpreter after every pass.
+    until: stop after this phase.  weights: "auto" embeds below 1 GiB.  strict: refuse generic kernels.
+    progress: called with the phase and the done fraction of the whole work, 0..1.
+    """
+
+    name: str = "model"
+    targets: tuple[str, ...] = ("host",)
+    recipe: Mapping[str, str] = field(default_factory=dict)
+    output: Path | None = None
+    dump: Path | None = None
+    check: bool = False
+    until: str | None = None
+    weights: WeightsPlace = "auto"
+    strict: bool = False
+    progress: Progress = silent
