@@ -116,13 +116,16 @@ class Node:
 
 
 class Func:
-    """Parameters, nodes in execution order, returned values. Change it only through the five mutators below."""
+    """Parameters, nodes in execution order, returned values. Change it only through the five mutators below.
+
+    result_names: what the source model calls its outputs; empty for private functions."""
 
     def __init__(self, name: str, params: Iterable[Value] = ()) -> None:
         self.name = name
         self.params: list[Value] = list(params)
         self.nodes: list[Node] = []
         self.returns: list[Value] = []
+        self.result_names: tuple[str, ...] = ()
         self._names: dict[str, Value] = {param.name: param for param in self.params}
 
     # -- names -------------------------------------------------------------------------------------------------
@@ -252,6 +255,7 @@ def clone_func(func: Func, mapping: dict[Value, Value] | None = None, name: str 
         types, names = [r.type for r in node.results], [r.name for r in node.results]
         twin = copy.insert(Node(node.spec, args, dict(node.attrs), types, names, node.loc))
         mapping.update(zip(node.results, twin.results, strict=True))
+    copy.result_names = func.result_names
     copy.returns = [mapping.get(value) or _copy_constant(value) for value in func.returns]
     return copy
 
