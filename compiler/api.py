@@ -42,7 +42,7 @@ def compile(
     dims: {"S": (1, 512), "B": 1}, ranges or sizes of named dims.
     output: `model.so`, or a folder for the bundle with C source; None: a temporary file that lives as long as the result.
     dump: folder for everything in between.  check: compare with the interpreter after every pass.
-    weights: "embed", "external" (a file beside the library), or "auto" (external from 1 GiB).
+    weights: "embedded", "external" (a file beside the library), or "auto" (external from 1 GiB).
     strict: fail where only a generic kernel serves.  source_options: for `import_torch` (dynamic, dynamic_shapes, ...).
     Raises NomulError with all problems of the stage that failed.
     """

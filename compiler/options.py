@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-WeightsPlace = Literal["auto", "embed", "external"]
+WeightsPlace = Literal["auto", "embedded", "external"]
 Progress = Callable[[str, float], None]
 
 

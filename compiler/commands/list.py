@@ -1,0 +1,107 @@
+"""Lists what is built in: ops, rules, passes, kernels, targets, encodings, fitters, error codes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from nomul.console import table
+
+HELP = "list ops, rules, passes, kernels, targets, encodings, fitters or errors"
+Rows = tuple[tuple[str, ...], list[tuple[object, ...]]]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=sorted(CATALOGUES))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    columns, rows = CATALOGUES[arguments.what]()
+    table("", columns, rows)
+    return 0
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0]
+
+
+def _ops() -> Rows:
+    from nomul.ir.op import all_ops
+
+    rows: list[tuple[object, ...]] = [
+        (
+            name,
+            spec.kind.value,
+            ", ".join(operand.name for operand in spec.operands),
+            ", ".join(spec.attributes),
+            _first_line(spec.doc),
+        )
+        for name, spec in sorted(all_ops().items())
+    ]
+    return ("op", "kind", "operands", "attributes", "meaning"), rows
+
+
+def _kernels() -> Rows:
+    from nomul.backends.registry import all_kernels
+
+    rows: list[tuple[object, ...]] = [
+        (
+            kernel.name,
+            kernel.op,
+            kernel.encoding or "dense",
+            " ".join(sorted(kernel.needs)) or "-",
+            str(kernel.rank),
+            _first_line(kernel.build.__doc__),
+        )
+        for kernel in all_kernels().values()
+    ]
+    return ("kernel", "op", "weights", "needs", "rank", "what it does"), rows
+
+
+def _targets() -> Rows:
+    from nomul.backends.target import all_targets
+
+    rows: list[tuple[object, ...]] = [(target.name, target.level, target.description) for target in all_targets()]
+    return ("target", "level", "description"), rows
+
+
+def _encodings() -> Rows:
+    from nomul.ir.encodings import all_encodings
+
+    return ("encoding", "meaning"), [(name, _first_line(kind.__doc__)) for name, kind in all_encodings().items()]
+
+
+def _passes() -> Rows:
+    from nomul.passes.registry import all_passes
+
+    return ("pass", "what it does"), [(name, _first_line(kind.__doc__)) for name, kind in all_passes().items()]
+
+
+def _rules() -> Rows:
+    from nomul.passes.registry import all_rules
+
+    return ("rule", "what it rewrites"), [(name, _first_line(kind.__doc__)) for name, kind in all_rules().items()]
+
+
+def _fitters() -> Rows:
+    from nomul.passes.fit import all_fitters
+
+    return ("fitter", "how it chooses the bytes"), [(n, _first_line(f.__doc__)) for n, f in all_fitters().items()]
+
+
+def _errors() -> Rows:
+    from nomul.explain import all_explanations
+
+    return ("code", "title"), [(item.code, item.title) for item in all_explanations().values()]
+
+
+CATALOGUES: dict[str, Callable[[], Rows]] = {
+    "ops": _ops,
+    "kernels": _kernels,
+    "targets": _targets,
+    "encodings": _encodings,
+    "passes": _passes,
+    "rules": _rules,
+    "fitters": _fitters,
+    "errors": _errors,
+}

@@ -1,0 +1,121 @@
+"""Facts about a module and about a compiled model, as plain JSON: what `model.json`, the artifact and `nomul show` say.
+
+Nothing here depends on time, folders or the machine, so that equal inputs give equal artifacts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from nomul.ir.dim import Range
+from nomul.ir.graph import Module, Node, Value, Weight
+from nomul.sample import InputSpec, input_specs
+
+if TYPE_CHECKING:
+    from nomul.backends.plan import Plan
+    from nomul.backends.select import Choice, Selection
+
+FORMAT = 1
+_STRUCTURE = ("call", "exec.run", "exec.view")
+
+
+def describe(source: Module, module: Module, selection: Selection, plan: Plan) -> dict[str, Any]:
+    """Facts of a compiled model. source: as imported; module: at level "exec" with planned slots."""
+    inputs = [asdict_input(spec, port.name) for spec, port in zip(input_specs(source), plan.inputs, strict=True)]
+    choices = {id(choice): index for index, choice in enumerate(selection.unique)}
+    runs = [node for node in module.main.nodes if node.op == "exec.run"]
+    return {
+        "format": FORMAT,
+        "name": plan.name,
+        "target": plan.target,
+        "inputs": inputs,
+        "outputs": [{"name": p.name, "dtype": str(p.dtype), "shape": _shape(p.shape)} for p in plan.outputs],
+        "dims": dims_facts(plan.dims),
+        "levels": [
+            {"name": lvl.name, "features": list(lvl.features), "object_bytes": len(lvl.object)} for lvl in plan.levels
+        ],
+        "source_ops": op_counts(source),
+        "ops": op_counts(module),
+        "weights": weight_facts(module.weights.values()),
+        "weights_bytes": len(plan.weights),
+        "kernels": [_kernel(choice, runs, selection) for choice in selection.unique],
+        "steps": [_step(node, choices[id(selection.choices[node.attrs["func"]])]) for node in runs],
+        "slots": [[str(size) for size in sizes] for sizes in plan.slots],
+    }
+
+
+def describe_module(module: Module) -> dict[str, Any]:
+    """The part of the facts that a module alone has."""
+    return {
+        "format": FORMAT,
+        "inputs": [asdict_input(spec, spec.name) for spec in input_specs(module)],
+        "outputs": [{"name": value.name, **_type(value)} for value in module.main.returns],
+        "dims": dims_facts(module.dims),
+        "ops": op_counts(module),
+        "weights": weight_facts(module.weights.values()),
+        "weights_bytes": sum(fact["bytes"] for fact in weight_facts(module.weights.values())),
+    }
+
+
+def op_counts(module: Module) -> dict[str, int]:
+    """How often each op runs in one run of @main, fused groups opened; most frequent first."""
+    counts: Counter[str] = Counter()
+    for node in module.main.nodes:
+        callee = node.attrs["func"] if node.op in _STRUCTURE[:2] else None
+        counts.update(inner.op for inner in module.funcs[callee].nodes) if callee else counts.update([node.op])
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def weight_facts(weights: Iterable[Weight]) -> list[dict[str, Any]]:
+    """Name, type and stored bytes of each weight."""
+    return [
+        {
+            "name": weight.name,
+            "dtype": str(weight.dtype),
+            "shape": _shape(weight.shape),
+            "encoding": str(weight.type.encoding) if weight.type.encoding else None,
+            "bytes": sum(array.nbytes for array in weight.fields.values()),
+        }
+        for weight in weights
+    ]
+
+
+def dims_facts(dims: dict[str, Range]) -> dict[str, list[int | None]]:
+    """Ranges as [lowest, highest], null for no bound."""
+    return {name: [int(low), None if high == inf else int(high)] for name, (low, high) in dims.items()}
+
+
+def asdict_input(spec: InputSpec, name: str) -> dict[str, Any]:
+    """One input with the bounds of its integer values."""
+    facts = asdict(spec)
+    del facts["type"]
+    return facts | {"name": name, "dtype": str(spec.type.dtype), "shape": _shape(spec.type.shape)}
+
+
+def _type(value: Value) -> dict[str, Any]:
+    return {"dtype": str(value.dtype), "shape": _shape(value.shape)}
+
+
+def _shape(shape: Iterable[object]) -> list[str]:
+    return [str(size) for size in shape]
+
+
+def _kernel(choice: Choice, runs: list[Node], selection: Selection) -> dict[str, Any]:
+    uses = sum(selection.choices[node.attrs["func"]] is choice for node in runs)
+    names = {target.level: kernel.name for target, kernel in zip(choice.levels, choice.kernels, strict=True)}
+    return {
+        "kernels": names,
+        "generic": choice.is_generic,
+        "ops": [node.op for node in choice.group.func.nodes],
+        "uses": uses,
+        "rejected": [list(pair) for pair in choice.rejected],
+    }
+
+
+def _step(node: Node, kernel: int) -> dict[str, Any]:
+    results = [f"{value} : {value.type}" for value in node.results]
+    return {"results": results, "kernel": kernel, "loc": node.loc, "slots": list(node.attrs["slots"])}
