@@ -1,4 +1,4 @@
-"""The last bytes of an artifact file: what it is (JSON) and a checksum over the whole file, checked before it is loaded.
+"""The last bytes of an artifact: what it is (JSON) and a checksum over the whole file, checked before loading.
 
     library | JSON | length of the JSON (8 bytes, little-endian) | magic (8) | SHA-256 of all that stands before (32)
 
