@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ _STRUCTURE = ("call", "exec.run", "exec.view")
 
 def describe(source: Module, module: Module, selection: Selection, plan: Plan) -> dict[str, Any]:
     """Facts of a compiled model. source: as imported; module: at level "exec" with planned slots."""
-    inputs = [asdict_input(spec, port.name) for spec, port in zip(input_specs(source), plan.inputs, strict=True)]
+    inputs = [_input(spec, port.name) for spec, port in zip(input_specs(source), plan.inputs, strict=True)]
     choices = {id(choice): index for index, choice in enumerate(selection.unique)}
     runs = [node for node in module.main.nodes if node.op == "exec.run"]
     return {
@@ -52,7 +51,7 @@ def describe_module(module: Module) -> dict[str, Any]:
     """The part of the facts that a module alone has."""
     return {
         "format": FORMAT,
-        "inputs": [asdict_input(spec, spec.name) for spec in input_specs(module)],
+        "inputs": [_input(spec, spec.name) for spec in input_specs(module)],
         "outputs": [{"name": value.name, **_type(value)} for value in module.main.returns],
         "dims": dims_facts(module.dims),
         "ops": op_counts(module),
@@ -89,11 +88,10 @@ def dims_facts(dims: dict[str, Range]) -> dict[str, list[int | None]]:
     return {name: [int(low), None if high == inf else int(high)] for name, (low, high) in dims.items()}
 
 
-def asdict_input(spec: InputSpec, name: str) -> dict[str, Any]:
+def _input(spec: InputSpec, name: str) -> dict[str, Any]:
     """One input with the bounds of its integer values."""
-    facts = asdict(spec)
-    del facts["type"]
-    return facts | {"name": name, "dtype": str(spec.type.dtype), "shape": _shape(spec.type.shape)}
+    type = spec.type
+    return {"name": name, "dtype": str(type.dtype), "shape": _shape(type.shape), "low": spec.low, "high": spec.high}
 
 
 def _type(value: Value) -> dict[str, Any]:
