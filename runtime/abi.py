@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
-from typing import Any, ClassVar
 
 ABI = 1
 ALIGNMENT = 64
@@ -12,19 +11,17 @@ MAX_RANK, MAX_DIMS, MAX_THREADS = 16, 32, 256
 OK = 0
 DTYPES = {1: "f64", 2: "f32", 3: "f16", 4: "bf16", 5: "i64", 6: "i32", 7: "i16", 8: "i8", 9: "u8", 10: "bool"}
 
-Fields = ClassVar[list[tuple[str, Any]]]
-
 
 class NmTensor(Structure):
-    _fields_: Fields = [("data", c_void_p), ("shape", POINTER(c_int64)), ("rank", c_int32), ("dtype", c_int32)]
+    _fields_ = [("data", c_void_p), ("shape", POINTER(c_int64)), ("rank", c_int32), ("dtype", c_int32)]
 
 
 class NmDim(Structure):
-    _fields_: Fields = [("name", c_char_p), ("min", c_int64), ("max", c_int64)]
+    _fields_ = [("name", c_char_p), ("min", c_int64), ("max", c_int64)]
 
 
 class NmPort(Structure):
-    _fields_: Fields = [
+    _fields_ = [
         ("name", c_char_p),
         ("shape_text", c_char_p),
         ("shape", POINTER(c_int64)),
@@ -34,14 +31,14 @@ class NmPort(Structure):
 
 
 class NmLevel(Structure):
-    _fields_: Fields = [("name", c_char_p), ("features", c_char_p)]
+    _fields_ = [("name", c_char_p), ("features", c_char_p)]
 
 
 AfterStep = CFUNCTYPE(None, c_void_p, c_uint32)
 
 
 class NmEnv(Structure):
-    _fields_: Fields = [
+    _fields_ = [
         ("size", c_uint32),
         ("level", c_uint32),
         ("scratch", c_void_p),
@@ -60,7 +57,7 @@ _Sizes = POINTER(c_int64)
 
 
 class NmModel(Structure):
-    _fields_: Fields = [
+    _fields_ = [
         ("abi", c_uint32),
         ("size", c_uint32),
         ("name", c_char_p),

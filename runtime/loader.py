@@ -77,7 +77,8 @@ class Artifact:
         number = self._level or self._lanes.open_model().best_level()
         if number == 0:
             raise RuntimeFault("NM606", f"this CPU lacks {self._model.missing_cpu().decode()}, which {self.name} needs")
-        return self.levels[number - 1]
+        name: str = self.levels[number - 1]
+        return name
 
     def force_level(self, name: str | None) -> None:
         """Uses the level `name` from now on; None: the best again. Raises RuntimeFault NM613 or NM606."""

@@ -28,9 +28,10 @@ class Port:
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The numpy dtype of an IR dtype; bf16 needs the package ml_dtypes."""
     if name == "bf16":
-        import ml_dtypes  # only bf16 needs it, and the loader should work with numpy alone
+        from ml_dtypes import bfloat16  # only bf16 needs it, and the loader should work with numpy alone
 
-        return np.dtype(ml_dtypes.bfloat16)
+        dtype: np.dtype[Any] = np.dtype(bfloat16)
+        return dtype
     plain = {"f64": "f8", "f32": "f4", "f16": "f2", "i64": "i8", "i32": "i4", "i16": "i2", "i8": "i1", "u8": "u1"}
     return np.dtype(plain.get(name, "?"))
 
