@@ -13,7 +13,10 @@ from tempfile import TemporaryDirectory
 
 from nomul.ir.errors import NomulError
 
-C_FLAGS = ("-std=c11", "-Wall", "-Wextra", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fno-sanitize=all")
+C_FLAGS = (
+    *("-std=c11", "-Wall", "-Wextra", "-g0", "-fPIC"),
+    *("-fvisibility=hidden", "-ffunction-sections", "-fno-sanitize=all"),
+)
 RUNTIME_SOURCES = ("nomul.c", "nomul_cpu.c", "nomul_pool.c", "nomul_text.c", "nomul_weights.c")
 RUNTIME_HEADERS = ("nomul.h", "nomul_rt.h")
 

@@ -75,6 +75,7 @@ class NmModel(Structure):
         ("weights_size", c_uint64),
         ("run", CFUNCTYPE(Status, POINTER(NmEnv), _Tensors, _Tensors)),
         ("bind", CFUNCTYPE(Status, _Tensors, _Sizes)),
+        ("input_shape", CFUNCTYPE(Status, _Sizes, c_uint32, _Sizes)),
         ("output_shape", CFUNCTYPE(Status, _Sizes, c_uint32, _Sizes)),
         ("scratch_size", CFUNCTYPE(c_size_t, _Sizes, c_uint32)),
         ("missing_cpu", CFUNCTYPE(c_char_p)),

@@ -100,6 +100,14 @@ nm_status nm_rt_bind(const nm_tensor *inputs, int64_t *dims) {
   return status;
 }
 
+nm_status nm_rt_input_shape(const int64_t *dims, uint32_t input, int64_t *shape) {
+  if (input >= model->input_count) return NM_OUT_OF_BOUNDS;
+  if (!shape && model->inputs[input].rank) return NM_NULL_POINTER;
+  const nm_status status = check_ranges(dims);
+  if (status == NM_OK) program->input_shape(dims, input, shape);
+  return status;
+}
+
 nm_status nm_rt_output_shape(const int64_t *dims, uint32_t output, int64_t *shape) {
   if (output >= model->output_count) return NM_OUT_OF_BOUNDS;
   if (!shape && model->outputs[output].rank) return NM_NULL_POINTER;

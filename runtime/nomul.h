@@ -134,6 +134,8 @@ typedef struct {
 
   /* Reads the value of each named dim off the shapes of the inputs (data pointers are not looked at). */
   nm_status (*bind)(const nm_tensor *inputs, int64_t *dims);
+  /* The sizes of a port for these dims. */
+  nm_status (*input_shape)(const int64_t *dims, uint32_t input, int64_t *shape);
   nm_status (*output_shape)(const int64_t *dims, uint32_t output, int64_t *shape);
   /* Bytes of scratch for these dims and a pool of so many threads (1 without a pool). 0: dims are out of range. */
   size_t (*scratch_size)(const int64_t *dims, uint32_t threads);

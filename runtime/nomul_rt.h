@@ -154,6 +154,7 @@ extern NM_HIDDEN const nm_program nm_the_program; /* defined by model.c */
 /* The functions of nm_model, as initialisers for model.c. */
 NM_HIDDEN nm_status nm_rt_run(const nm_env *env, const nm_tensor *inputs, const nm_tensor *outputs);
 NM_HIDDEN nm_status nm_rt_bind(const nm_tensor *inputs, int64_t *dims);
+NM_HIDDEN nm_status nm_rt_input_shape(const int64_t *dims, uint32_t input, int64_t *shape);
 NM_HIDDEN nm_status nm_rt_output_shape(const int64_t *dims, uint32_t output, int64_t *shape);
 NM_HIDDEN size_t nm_rt_scratch_size(const int64_t *dims, uint32_t threads);
 NM_HIDDEN const char *nm_rt_missing_cpu(void);
@@ -169,8 +170,8 @@ NM_HIDDEN nm_status nm_rt_unmap_weights(const void *weights, size_t weights_size
 NM_HIDDEN nm_status nm_rt_check_weights(const nm_env *env);
 
 #define NM_RUNTIME_FUNCTIONS                                                                         \
-  .run = nm_rt_run, .bind = nm_rt_bind, .output_shape = nm_rt_output_shape,                          \
-  .scratch_size = nm_rt_scratch_size, .missing_cpu = nm_rt_missing_cpu,                              \
+  .run = nm_rt_run, .bind = nm_rt_bind, .input_shape = nm_rt_input_shape,                            \
+  .output_shape = nm_rt_output_shape, .scratch_size = nm_rt_scratch_size, .missing_cpu = nm_rt_missing_cpu,                              \
   .missing_feature = nm_rt_missing_feature, .best_level = nm_rt_best_level,                          \
   .explain = nm_rt_explain, .describe = nm_rt_describe, .pool_size = nm_rt_pool_size,                \
   .pool_start = nm_rt_pool_start, .pool_stop = nm_rt_pool_stop, .map_weights = nm_rt_map_weights,    \
