@@ -1,0 +1,18 @@
+"""Every phase and pass that works on tensors, in order. Kernel selection and the arena come after them (`pipeline.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nomul.passes.common_subexpressions import CommonSubexpressions
+from nomul.passes.dead_code import DeadCode
+from nomul.passes.fold_constants import FoldConstants
+from nomul.passes.runner import Fixpoint, Phase
+
+
+def phases(recipe: Mapping[str, str] | None = None) -> list[Phase]:
+    """From an imported module to one whose @main only calls fused groups. recipe: encoding by weight name pattern."""
+    clean = Fixpoint((FoldConstants(), CommonSubexpressions(), DeadCode()))
+    return [
+        Phase("clean", (clean,)),
+    ]

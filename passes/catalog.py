@@ -1,0 +1,44 @@
+"""All passes by name, found by themselves: classes of `nomul.passes.*` and one pass for each family of rules."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from functools import cache
+
+from nomul.ir.errors import NomulError
+from nomul.passes.base import Pass
+from nomul.passes.rewrite import Rewrite
+
+
+@cache
+def pass_classes() -> dict[str, type[Pass]]:
+    """Every pass class that needs no arguments, by name."""
+    package = importlib.import_module("nomul.passes")
+    found: dict[str, type[Pass]] = {}
+    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        for kind in vars(importlib.import_module(info.name)).values():
+            if inspect.isclass(kind) and issubclass(kind, Pass) and kind.name:
+                found[kind.name] = kind
+    return dict(sorted(found.items()))
+
+
+def rule_families() -> list[str]:
+    """Names of the folders of rules."""
+    package = importlib.import_module("nomul.passes.rules")
+    return sorted(info.name for info in pkgutil.iter_modules(package.__path__) if info.ispkg)
+
+
+def pass_names() -> list[str]:
+    """What `nomul opt -p` takes."""
+    return sorted([*pass_classes(), *rule_families()])
+
+
+def make_pass(name: str) -> Pass:
+    """A pass by name. Raises NomulError (NM456) for an unknown one."""
+    if name in rule_families():
+        return Rewrite(name)
+    if name not in pass_classes():
+        raise NomulError("NM456", f"there is no pass '{name}'", help=f"passes: {', '.join(pass_names())}")
+    return pass_classes()[name]()

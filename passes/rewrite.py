@@ -1,0 +1,83 @@
+"""The pass that applies one family of rules until none of them fires any more."""
+
+from __future__ import annotations
+
+from nomul.ir.errors import NomulError
+from nomul.ir.graph import Func, Module, Node, Value
+from nomul.passes.base import Miss, Pass, Report, RuleCrash
+from nomul.passes.dead_code import erase_dead
+from nomul.passes.rule import Rewriter, Rule, rule_classes
+
+MOST_SWEEPS = 64
+
+
+class Rewrite(Pass):
+    """All rules of `passes/rules/FAMILY/`, in order, at every node; sweeps go on until one changes nothing.
+
+    Raises ImportError for an unknown family, NomulError (NM453) where rules undo each other for ever."""
+
+    def __init__(self, family: str) -> None:
+        self.name = family  # type: ignore[misc]  # of the instance: each family is a pass of its own
+        self.rules = [kind() for kind in rule_classes(family)]
+        self._by_op: dict[str, list[Rule]] = {}
+        for rule in self.rules:
+            for op in rule.ops:
+                self._by_op.setdefault(op, []).append(rule)
+
+    def run(self, module: Module, report: Report) -> None:
+        for func in list(module.funcs.values()):
+            self._settle(module, func, report)
+
+    def _settle(self, module: Module, func: Func, report: Report) -> None:
+        for _ in range(MOST_SWEEPS):
+            misses: list[Miss] = []
+            fired = self._sweep(module, func, misses)
+            for rule in fired:
+                report.fire(rule)
+            if not fired:
+                report.miss(misses)
+                return
+        names = ", ".join(dict.fromkeys(fired))
+        raise NomulError("NM453", f"rules of '{self.name}' do not settle in {MOST_SWEEPS} sweeps: {names}")
+
+    def _sweep(self, module: Module, func: Func, misses: list[Miss]) -> list[str]:
+        fired = []
+        for node in list(func.nodes):
+            if not _alive(func, node):
+                continue
+            for rule in self._by_op.get(node.op, ()):
+                if self._apply(module, func, node, rule, misses):
+                    fired.append(rule.name)
+                    break
+        return fired
+
+    def _apply(self, module: Module, func: Func, node: Node, rule: Rule, misses: list[Miss]) -> bool:
+        g = Rewriter(module, func, node)
+        try:
+            new = rule.attempt(g, node, misses)
+            if new is None:
+                return False
+            _replace(func, node, new, g)
+            return True
+        except Exception as error:
+            raise RuleCrash(rule.name, str(node.results[0]), node.loc, error) from error
+
+
+def _alive(func: Func, node: Node) -> bool:
+    """Still in the function, and needed."""
+    first = node.results[0]
+    return func.lookup(first.name) is first and (
+        any(result.users for result in node.results) or any(value.producer is node for value in func.returns)
+    )
+
+
+def _replace(func: Func, node: Node, new: Value, g: Rewriter) -> None:
+    """Put `new` in the place of the node's result, under its name where it is new; erase what died."""
+    old = node.result
+    if new.type != old.type:
+        raise TypeError(f"the replacement is {new.type}, not {old.type}")
+    func.replace_all(old, new)
+    name = old.name
+    erase_dead(func, [node, *reversed(g.created)])
+    if new.producer in g.created:
+        func.rename(new, name)
