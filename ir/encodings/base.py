@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar, Self, get_type_hints
 
 import numpy as np
 
@@ -34,6 +34,18 @@ class Encoding:
         """Stored bits, scales included, divided by the number of weights."""
         raise NotImplementedError
 
+    @classmethod
+    def from_text(cls, parameters: Mapping[str, str]) -> Self:
+        """The encoding that prints these parameters. Raises ValueError (a value), TypeError (a name)."""
+        kinds = get_type_hints(cls)
+        return cls(**{name: _parameter(kinds.get(name, str), text) for name, text in parameters.items()})
+
     def __str__(self) -> str:
         shown = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default]
         return f"{self.name}<{', '.join(shown)}>" if shown else self.name
+
+
+def _parameter(kind: Any, text: str) -> int | float | bool | str:
+    if kind is bool:
+        return {"True": True, "False": False}[text] if text in ("True", "False") else bool(int(text))
+    return kind(text) if kind in (int, float) else text
