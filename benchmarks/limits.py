@@ -1,4 +1,4 @@
-"""Measures what the machine can do: FMA peak and read bandwidth per thread count. `python benchmarks/limits.py` prints it.
+"""Measures what the machine can do: FMA peak and read bandwidth. `python benchmarks/limits.py` prints it.
 
 Every benchmark measures these before and after itself, because a busy neighbour moves them.
 """

@@ -15,7 +15,7 @@ from nomul.recipe import RecipeLike, read_recipe
 from nomul.runtime.loader import Artifact, load
 from nomul.source import Dims, model_name, read_model
 
-__all__ = ["Artifact", "compile", "load", "lower"]
+__all__ = ["Artifact", "build", "compile", "load", "lower"]
 
 
 def compile(
@@ -40,27 +40,70 @@ def compile(
     file; a Module.  target: one name or several of one OS and architecture (`nomul list targets`).
     recipe: an encoding for all weights ("f16"), {name pattern: encoding}, or a TOML file.
     dims: {"S": (1, 512), "B": 1}, ranges or sizes of named dims.
-    output: `model.so`, or a folder for the bundle with C source; None: a temporary file that lives as long as the result.
+    output: `model.so`, or a folder for the bundle with C source; None: a file that lives as long as the result.
     dump: folder for everything in between.  check: compare with the interpreter after every pass.
     weights: "embedded", "external" (a file beside the library), or "auto" (external from 1 GiB).
     strict: fail where only a generic kernel serves.  source_options: for `import_torch` (dynamic, dynamic_shapes, ...).
     Raises NomulError with all problems of the stage that failed.
     """
-    module = read_model(model, example_inputs, dims, **source_options)
     folder = None if output else Path(tempfile.mkdtemp(prefix="nomul-"))
-    label = name or model_name(model)
+    try:
+        path = build(
+            model,
+            example_inputs,
+            output=output or folder / "model.so",  # type: ignore[operator]
+            target=target,
+            recipe=recipe,
+            dims=dims,
+            dump=dump,
+            check=check,
+            weights=weights,
+            strict=strict,
+            name=name,
+            progress=progress,
+            **source_options,
+        )
+        artifact = load(path)
+    except BaseException:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if folder:
+        weakref.finalize(artifact, shutil.rmtree, folder, ignore_errors=True)
+    return artifact
+
+
+def build(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    output: str | Path,
+    target: str | Sequence[str] = "host",
+    recipe: RecipeLike = None,
+    dims: Dims | None = None,
+    dump: str | Path | None = None,
+    check: bool = False,
+    weights: WeightsPlace = "auto",
+    strict: bool = False,
+    name: str | None = None,
+    progress: Progress | None = None,
+    **source_options: Any,
+) -> Path:
+    """Compile to a file without loading it: it may be for another machine. Arguments as in `compile`."""
+    from nomul import pipeline
+
     options = Options(
-        name=label,
+        name=name or model_name(model),
         targets=(target,) if isinstance(target, str) else tuple(target),
         recipe=read_recipe(recipe),
-        output=Path(output) if output else folder / "model.so",  # type: ignore[operator]
+        output=Path(output),
         dump=Path(dump) if dump else None,
         check=check,
         weights=weights,
         strict=strict,
         progress=progress or silent,
     )
-    return _build_and_load(module, options, folder)
+    return pipeline.build(read_model(model, example_inputs, dims, **source_options), options)
 
 
 def lower(
@@ -75,10 +118,9 @@ def lower(
     progress: Progress | None = None,
     **source_options: Any,
 ) -> Module:
-    """The module after the phase `until` (None: all phases that do not depend on a target). Arguments as in `compile`."""
-    from nomul.pipeline import optimise
+    """The module after the phase `until`; None: after all that do not depend on a target. Arguments as in `compile`."""
+    from nomul import pipeline
 
-    module = read_model(model, example_inputs, dims, **source_options)
     options = Options(
         name=model_name(model),
         recipe=read_recipe(recipe),
@@ -87,18 +129,4 @@ def lower(
         until=until,
         progress=progress or silent,
     )
-    return optimise(module, options)
-
-
-def _build_and_load(module: Module, options: Options, folder: Path | None) -> Artifact:
-    from nomul.pipeline import build
-
-    try:
-        artifact = load(build(module, options))
-    except BaseException:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    if folder:
-        weakref.finalize(artifact, shutil.rmtree, folder, ignore_errors=True)
-    return artifact
+    return pipeline.optimise(read_model(model, example_inputs, dims, **source_options), options)

@@ -57,7 +57,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_arrays(arguments: Sequence[str], names: Sequence[str]) -> list[np.ndarray]:
-    """Arrays in the order of `names` from `NAME=FILE.npy` and `FILE.npz`. Raises NomulError (NM012) listing what is wrong."""
+    """Arrays in the order of `names` from `NAME=FILE.npy` and `FILE.npz`. Raises NomulError (NM012)."""
     given: dict[str, np.ndarray] = {}
     for argument in arguments:
         name, _, path = argument.rpartition("=")

@@ -1,4 +1,4 @@
-"""The `nomul` command: finds the sub-commands in `compiler/commands/`, parses, and turns errors into text and exit codes.
+"""The `nomul` command: finds the sub-commands in `compiler/commands/`, and turns errors into text and exit codes.
 
 A sub-command is one module with HELP, `configure(parser)` and `run(arguments) -> exit code`; its name is the module's.
 """
@@ -23,7 +23,7 @@ EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, 1 for an error that was printed, 130 for Ctrl-C; argparse exits with 2 for wrong usage."""
+    """Run one command. Returns 0, 1 for an error that was printed, 130 for Ctrl-C; argparse exits with 2."""
     arguments = build_parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)

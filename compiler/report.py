@@ -23,26 +23,26 @@ _STRUCTURE = ("call", "exec.run", "exec.view")
 
 
 def describe(source: Module, module: Module, selection: Selection, plan: Plan) -> dict[str, Any]:
-    """Facts of a compiled model. source: as imported; module: at level "exec" with planned slots."""
+    """Facts of a compiled model, beside those that the linker notes (name, target, level names, steps, weights image).
+
+    source: as imported; module: at level "exec" with planned slots."""
     inputs = [_input(spec, port.name) for spec, port in zip(input_specs(source), plan.inputs, strict=True)]
     choices = {id(choice): index for index, choice in enumerate(selection.unique)}
     runs = [node for node in module.main.nodes if node.op == "exec.run"]
     return {
         "format": FORMAT,
-        "name": plan.name,
-        "target": plan.target,
         "inputs": inputs,
         "outputs": [{"name": p.name, "dtype": str(p.dtype), "shape": _shape(p.shape)} for p in plan.outputs],
         "dims": dims_facts(plan.dims),
-        "levels": [
+        "level_facts": [
             {"name": lvl.name, "features": list(lvl.features), "object_bytes": len(lvl.object)} for lvl in plan.levels
         ],
         "source_ops": op_counts(source),
         "ops": op_counts(module),
-        "weights": weight_facts(module.weights.values()),
+        "weights_table": weight_facts(module.weights.values()),
         "weights_bytes": len(plan.weights),
         "kernels": [_kernel(choice, runs, selection) for choice in selection.unique],
-        "steps": [_step(node, choices[id(selection.choices[node.attrs["func"]])]) for node in runs],
+        "runs": [_run(node, choices[id(selection.choices[node.attrs["func"]])]) for node in runs],
         "slots": [[str(size) for size in sizes] for sizes in plan.slots],
     }
 
@@ -55,7 +55,7 @@ def describe_module(module: Module) -> dict[str, Any]:
         "outputs": [{"name": value.name, **_type(value)} for value in module.main.returns],
         "dims": dims_facts(module.dims),
         "ops": op_counts(module),
-        "weights": weight_facts(module.weights.values()),
+        "weights_table": weight_facts(module.weights.values()),
         "weights_bytes": sum(fact["bytes"] for fact in weight_facts(module.weights.values())),
     }
 
@@ -114,6 +114,6 @@ def _kernel(choice: Choice, runs: list[Node], selection: Selection) -> dict[str,
     }
 
 
-def _step(node: Node, kernel: int) -> dict[str, Any]:
+def _run(node: Node, kernel: int) -> dict[str, Any]:
     results = [f"{value} : {value.type}" for value in node.results]
     return {"results": results, "kernel": kernel, "loc": node.loc, "slots": list(node.attrs["slots"])}

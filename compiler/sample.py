@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from typing import Any
 
 import numpy as np
 
 from nomul.ir.dim import Range
 from nomul.ir.errors import NomulError
-from nomul.ir.graph import Module, Value
+from nomul.ir.graph import Module
 from nomul.ir.interpreter import type_shape
+from nomul.ir.syntax import WeightLine, parse_line
 from nomul.ir.types import DType, Tensor
+from nomul.passes.random_inputs import index_limit
+from nomul.runtime.loader import Artifact
+from nomul.runtime.tensors import Port
 
 LARGEST_DEFAULT = 128  # size of a dim that has no range, or a larger one, where the user names none
-_SAME_NUMBERS = ("ew.cast", "view.", "call", "exec.view")  # ops behind which an index is still that index
-_TABLE_READS = {"index.gather": 1, "index.gather_elements": 1}
 
 
 @dataclass(frozen=True)
@@ -31,30 +33,12 @@ class InputSpec:
 
 def input_specs(module: Module) -> list[InputSpec]:
     """The inputs of @main. An integer that selects rows of a table is bounded by the table, another one is 0 or 1."""
+    smallest = {name: int(low) for name, (low, _) in module.dims.items()}
     specs = []
     for param in module.main.params:
-        sizes = _table_sizes(module, param, set()) if param.dtype.is_integer else []
-        specs.append(InputSpec(param.name, param.type, 0, min(sizes, default=2) - 1))
+        limit = index_limit(param, smallest)
+        specs.append(InputSpec(param.name, param.type, 0, 1 if limit is None else max(limit, 1) - 1))
     return specs
-
-
-def _table_sizes(module: Module, value: Value, seen: set[Value]) -> list[int]:
-    """Sizes of the tables that `value` indexes, directly or through ops that keep its numbers."""
-    found: list[int] = []
-    if value in seen:
-        return found
-    seen.add(value)
-    for node, position in value.users:
-        if _TABLE_READS.get(node.op) == position:
-            table = node.args[0]
-            assert table is not None
-            size = table.shape[node.attrs["axis"]].bounds(module.dims)[0]
-            found += [max(int(size), 1)] if size != inf else []
-        elif node.op in ("call", "exec.run"):
-            found += _table_sizes(module, module.funcs[node.attrs["func"]].params[position], seen)
-        elif node.op.startswith(_SAME_NUMBERS):
-            found += _table_sizes(module, node.results[0], seen)
-    return found
 
 
 def sample_inputs(specs: Sequence[InputSpec], dims: Mapping[str, int], seed: int = 0) -> list[np.ndarray]:
@@ -79,10 +63,10 @@ def _sample(spec: InputSpec, shape: tuple[int, ...], generator: np.random.Genera
 def pick_dims(ranges: Mapping[str, Range], given: Mapping[str, int]) -> dict[str, int]:
     """A value for every dim: the given one, else the largest allowed up to 128 (1 for a batch).
 
-    Raises NomulError (NM006 unknown dim, NM010 outside the range)."""
+    Raises NomulError (NM206 unknown dim, NM010 outside the range)."""
     for name, value in given.items():
         if name not in ranges:
-            raise NomulError("NM006", f"the model has no dim {name}", help=f"its dims: {', '.join(ranges) or 'none'}")
+            raise NomulError("NM206", f"the model has no dim {name}", help=f"its dims: {', '.join(ranges) or 'none'}")
         low, high = ranges[name]
         if not low <= value <= high:
             raise NomulError("NM010", f"dim {name} = {value} is outside its range {low}:{high}")
@@ -94,8 +78,10 @@ def _default(name: str, low: float, high: float) -> int:
     return int(max(low, min(high, wanted)))
 
 
-def spread_dims(ranges: Mapping[str, Range], given: Mapping[str, int], count: int, seed: int = 0) -> list[dict[str, int]]:
-    """`count` assignments within the ranges: the default one, the smallest, then random ones up to twice the default."""
+def spread_dims(
+    ranges: Mapping[str, Range], given: Mapping[str, int], count: int, seed: int = 0
+) -> list[dict[str, int]]:
+    """Up to `count` assignments: the default one, the smallest, then random ones up to twice the default."""
     default = pick_dims(ranges, given)
     free = {name: _ends(ranges[name], default[name]) for name in ranges if name not in given}
     if not free:
@@ -112,3 +98,15 @@ def _ends(bounds: Range, default: int) -> tuple[int, int]:
     low, high = bounds
     return max(low, 1), int(min(high, 2 * default))
 
+
+
+def artifact_specs(artifact: Artifact) -> list[InputSpec]:
+    """The inputs of a loaded artifact, with the bounds that the compiler noted."""
+    noted = {fact["name"]: fact for fact in artifact.facts.get("inputs", [])}
+    return [_artifact_spec(port, noted.get(port.name, {})) for port in artifact.inputs]
+
+
+def _artifact_spec(port: Port, noted: Mapping[str, Any]) -> InputSpec:
+    line = parse_line(f"weight @port : {port.dtype}[{', '.join(map(str, port.shape))}]")
+    assert isinstance(line, WeightLine)
+    return InputSpec(port.name, line.type, noted.get("low", 0), noted.get("high", 1))

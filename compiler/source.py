@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nomul.frontend.common import BAD_DIM, DimRequest, dim_range
+from nomul.ir.dim import Range
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
 
-Dims = Mapping[str, int | tuple[int, int]]
+Dims = Mapping[str, DimRequest]
 READABLE = "an .onnx file, a .pt2 file of torch.export.save, or a .nir file of nomul"
 
 
@@ -17,9 +19,9 @@ def read_model(model: Any, example_inputs: Any = None, dims: Dims | None = None,
     """The module of a path, an ONNX ModelProto, a torch Module or ExportedProgram, or a module itself.
 
     example_inputs, options: for torch only, see `nomul.frontend.torch.import_torch`. dims: sizes or (lowest, highest)
-    of named dims. Raises NomulError (NM003..NM006) for a source that no frontend reads.
+    of named dims. Raises NomulError (NM003, NM004, NM007, or as the frontend) for a source that no frontend reads.
     """
-    ranges = dim_ranges(dims)
+    ranges = {name: dim_range(name, request) for name, request in (dims or {}).items()}
     if isinstance(model, Module):
         return with_ranges(model, ranges)
     if isinstance(model, str | Path):
@@ -37,75 +39,46 @@ def model_name(model: Any) -> str:
     return Path(model).stem if isinstance(model, str | Path) else type(model).__name__
 
 
-def dim_ranges(dims: Dims | None) -> dict[str, tuple[int, int]]:
-    """Dims as ranges. Raises NomulError (NM005) for an empty or negative one."""
-    ranges = {}
-    for name, given in (dims or {}).items():
-        low, high = (given, given) if isinstance(given, int) else given
-        if not 0 <= low <= high:
-            raise NomulError("NM005", f"dim {name} has the empty range {low}:{high}", help="write LOWEST:HIGHEST")
-        ranges[name] = (int(low), int(high))
-    return ranges
-
-
-def with_ranges(module: Module, ranges: Mapping[str, tuple[int, int]]) -> Module:
-    """A copy of the module with other ranges. Raises NomulError (NM006) for a dim that it does not have."""
+def with_ranges(module: Module, ranges: Mapping[str, Range]) -> Module:
+    """A copy of the module with other ranges. Raises NomulError (NM206) for a dim that it does not have."""
     unknown = [name for name in ranges if name not in module.dims]
     if unknown:
         known = ", ".join(module.dims) or "none"
-        raise NomulError("NM006", f"the model has no dim {', '.join(unknown)}", help=f"its dims: {known}")
+        raise NomulError(BAD_DIM, f"the model has no dim {', '.join(unknown)}", help=f"its dims: {known}")
     copy = module.clone()
     copy.dims.update(ranges)
     return copy
 
 
-def _read_file(path: Path, example_inputs: Any, ranges: dict[str, tuple[int, int]], options: Any) -> Module:
+def _read_file(path: Path, example_inputs: Any, ranges: dict[str, Range], options: Any) -> Module:
     if not path.is_file():
         raise NomulError("NM003", f"there is no file {path}")
     if path.suffix == ".onnx":
         return _onnx(path, ranges)
     if path.suffix == ".nir":
+        from nomul.nir import read_nir
+
         return with_ranges(read_nir(path), ranges)
     if path.suffix in (".pt2", ".pt", ".pth"):
         return _torch(path, example_inputs, ranges, options)
     raise NomulError("NM004", f"{path} has the unknown suffix '{path.suffix}'", help=f"give {READABLE}")
 
 
-def read_nir(path: Path) -> Module:
-    """A module in text form, with the weights file beside it if there is one."""
-    from nomul.ir.parser import parse_module
-    from nomul.ir.weights_file import load_weights
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise NomulError("NM004", f"{path} is not a text file") from None
-    module = parse_module(text)
-    weights = weights_path(path)
-    if weights.exists():
-        load_weights(module, weights)
-    return module
-
-
-def weights_path(path: Path) -> Path:
-    """The file that holds the weights of a .nir file."""
-    return path.with_suffix(".safetensors")
-
-
-def _onnx(model: Any, ranges: dict[str, tuple[int, int]]) -> Module:
-    from nomul.frontend.onnx import import_onnx
+def _onnx(model: Any, ranges: dict[str, Range]) -> Module:
+    from nomul.frontend import import_onnx
 
     return import_onnx(model, dims=ranges)
 
 
-def _torch(model: Any, example_inputs: Any, ranges: dict[str, tuple[int, int]], options: Any) -> Module:
+def _torch(model: Any, example_inputs: Any, ranges: dict[str, Range], options: Any) -> Module:
+    from nomul.frontend import import_torch
+
     try:
-        from nomul.frontend.torch import import_torch
+        return import_torch(model, example_inputs, dims=ranges, **options)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise NomulError("NM007", "PyTorch is not installed", help="pip install 'nomul[torch]'") from None
-    return import_torch(model, example_inputs, dims=ranges, **options)
 
 
 def _framework(model: Any) -> str:

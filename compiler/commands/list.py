@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable
 
 from nomul.console import table
@@ -59,10 +60,9 @@ def _kernels() -> Rows:
 
 
 def _targets() -> Rows:
-    from nomul.backends.target import all_targets
+    from nomul.backends.target import target_names
 
-    rows: list[tuple[object, ...]] = [(target.name, target.level, target.description) for target in all_targets()]
-    return ("target", "level", "description"), rows
+    return ("target", "description"), list(target_names().items())
 
 
 def _encodings() -> Rows:
@@ -72,15 +72,19 @@ def _encodings() -> Rows:
 
 
 def _passes() -> Rows:
-    from nomul.passes.registry import all_passes
+    from nomul.passes.catalog import pass_classes, rule_families
 
-    return ("pass", "what it does"), [(name, _first_line(kind.__doc__)) for name, kind in all_passes().items()]
+    described = {name: kind.__doc__ for name, kind in pass_classes().items()}
+    for family in rule_families():
+        described[family] = importlib.import_module(f"nomul.passes.rules.{family}").__doc__
+    return ("pass", "what it does"), [(name, _first_line(text)) for name, text in sorted(described.items())]
 
 
 def _rules() -> Rows:
-    from nomul.passes.registry import all_rules
+    from nomul.passes.rule import all_rules
 
-    return ("rule", "what it rewrites"), [(name, _first_line(kind.__doc__)) for name, kind in all_rules().items()]
+    rows: list[tuple[object, ...]] = [(rule.name, _first_line(rule.__doc__)) for rule in all_rules().values()]
+    return ("rule", "what it rewrites"), rows
 
 
 def _fitters() -> Rows:

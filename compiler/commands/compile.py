@@ -1,0 +1,99 @@
+"""Compiles a model: `nomul compile model.onnx -o model.so --dim batch=1:8 --dim sequence=1:512`.
+
+With --until the IR after that phase is written instead (text to -o FILE.nir with its weights beside it, or printed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from nomul.arguments import add_dim_ranges
+from nomul.console import progress_bar, say, size_text, table
+from nomul.ir.errors import NomulError
+
+HELP = "compile an ONNX or PyTorch model to a shared library"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="a .onnx, .pt2 or .nir file")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="model.so, or a folder for the bundle")
+    parser.add_argument("--target", action="append", default=[], metavar="T", help="default host; nomul list targets")
+    parser.add_argument("--recipe", metavar="R", help="an encoding for all weights (f16, bf16), or a .toml recipe")
+    parser.add_argument("--weights", choices=("auto", "embedded", "external"), default="auto", help="where weights go")
+    parser.add_argument("--name", help="of the model in the artifact (default: the file's name)")
+    parser.add_argument("--dump", type=Path, metavar="DIR", help="write the IR between passes, kernels and C there")
+    parser.add_argument("--until", metavar="PHASE", help="stop after this phase and write the IR")
+    parser.add_argument("--check", action="store_true", help="compare with the interpreter after every pass (slow)")
+    parser.add_argument("--strict", action="store_true", help="fail where only a generic kernel serves")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    add_dim_ranges(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.until:
+        return _write_ir(arguments)
+    if arguments.output is None:
+        raise NomulError("NM013", "nowhere to write the library", help="add -o model.so")
+    return _compile(arguments)
+
+
+def _compile(arguments: argparse.Namespace) -> int:
+    from nomul.api import build
+    from nomul.runtime.trailer import read_facts
+
+    start = time.perf_counter()
+    with progress_bar(arguments.quiet) as progress:
+        path = build(
+            arguments.model,
+            output=arguments.output,
+            target=tuple(arguments.target) or "host",
+            weights=arguments.weights,
+            strict=arguments.strict,
+            name=arguments.name,
+            **_common(arguments, progress),
+        )
+    if not arguments.quiet:
+        _summarise(path, read_facts(path, verify=False), time.perf_counter() - start)
+    return 0
+
+
+def _common(arguments: argparse.Namespace, progress: Any) -> dict[str, Any]:
+    return {
+        "recipe": arguments.recipe,
+        "dims": dict(arguments.dim),
+        "dump": arguments.dump,
+        "check": arguments.check,
+        "progress": progress,
+    }
+
+
+def _write_ir(arguments: argparse.Namespace) -> int:
+    from nomul.api import lower
+    from nomul.ir.text import print_module
+    from nomul.nir import write_nir
+
+    with progress_bar(arguments.quiet or sys.stdout.isatty()) as progress:
+        module = lower(arguments.model, until=arguments.until, **_common(arguments, progress))
+    if arguments.output is None:
+        say(print_module(module).rstrip())
+    else:
+        write_nir(module, arguments.output)
+    return 0
+
+
+def _summarise(path: Path, facts: dict[str, Any], seconds: float) -> None:
+    weights = facts["weights"]["bytes"]
+    size = path.stat().st_size
+    code = size if facts["weights"]["external"] else size - weights
+    say(f"wrote {path}: {size_text(size)} ({size_text(code)} code, {size_text(weights)} weights), {seconds:.1f} s")
+    say(f"target {facts['target']}, levels {', '.join(facts['levels'])}, {len(facts['runs'])} kernel runs")
+    slow = [kernel for kernel in facts["kernels"] if kernel["generic"]]
+    if slow:
+        runs = sum(kernel["uses"] for kernel in slow)
+        say(f"{runs} runs use a generic kernel (nomul show {path} --kernels says why)")
+        rows = [(kernel["uses"], " + ".join(kernel["ops"])) for kernel in sorted(slow, key=lambda k: -k["uses"])[:10]]
+        table("", ("runs", "ops"), rows)

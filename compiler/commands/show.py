@@ -1,0 +1,107 @@
+"""Shows what is in an artifact or a model (.so, .onnx, .pt2, .nir): ports, dims, ops, weights, kernels, memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from nomul.arguments import add_dim_sizes
+from nomul.console import say, size_text, table
+
+HELP = "show ports, ops, weights, kernels and memory of an artifact or a model"
+SECTIONS = ("ops", "weights", "kernels", "memory")
+MODEL_SUFFIXES = (".nir", ".onnx", ".pt2")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="an artifact, or a .onnx, .pt2 or .nir file")
+    parser.add_argument("--ops", action="store_true", help="how often each op runs")
+    parser.add_argument("--weights", action="store_true", help="each weight with its type and bytes")
+    parser.add_argument("--kernels", action="store_true", help="each kernel, and why better ones were not taken")
+    parser.add_argument("--memory", action="store_true", help="scratch memory for the sizes that --dim says")
+    parser.add_argument("--json", action="store_true", help="print all facts as JSON")
+    add_dim_sizes(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    facts = _facts(arguments.file)
+    if arguments.json:
+        say(json.dumps(facts, indent=1))
+        return 0
+    wanted = [name for name in SECTIONS if getattr(arguments, name)]
+    if not wanted:
+        _overview(facts)
+    for name in wanted:
+        _SHOW[name](facts, arguments)
+    return 0
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    from nomul.runtime.trailer import read_facts
+
+    if path.suffix not in MODEL_SUFFIXES:
+        return read_facts(path)
+    from nomul.report import describe_module
+    from nomul.source import read_model
+
+    return {"name": path.stem} | describe_module(read_model(path))
+
+
+def _overview(facts: dict[str, Any]) -> None:
+    say(f"{facts['name']}" + (f" for {facts['target']}" if "target" in facts else ""))
+    ports = [(kind, *_port(port)) for kind in ("input", "output") for port in facts[f"{kind}s"]]
+    table("", ("", "name", "type"), ports)
+    if facts["dims"]:
+        say("dims: " + ", ".join(f"{name} in [{low}, {high or 'any'}]" for name, (low, high) in facts["dims"].items()))
+    say(f"ops: {sum(facts['ops'].values())} of {len(facts['ops'])} kinds")
+    say(f"weights: {len(facts['weights_table'])} arrays, {size_text(facts['weights_bytes'])}")
+    if "kernels" in facts:
+        generic = sum(kernel["uses"] for kernel in facts["kernels"] if kernel["generic"])
+        say(f"kernels: {len(facts['kernels'])} for {len(facts['runs'])} runs, {generic} runs by a generic kernel")
+        say("levels: " + ", ".join(f"{lvl['name']} ({' '.join(lvl['features'])})" for lvl in facts["level_facts"]))
+
+
+def _port(port: dict[str, Any]) -> tuple[str, str]:
+    return port["name"], f"{port['dtype']}[{', '.join(port['shape'])}]"
+
+
+def _ops(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
+    table("ops", ("runs", "op"), [(count, name) for name, count in facts["ops"].items()])
+
+
+def _weights(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
+    rows = [
+        (size_text(w["bytes"]), f"{w['dtype']}[{', '.join(w['shape'])}]", w["encoding"] or "dense", w["name"])
+        for w in sorted(facts["weights_table"], key=lambda weight: -weight["bytes"])
+    ]
+    table("weights", ("bytes", "type", "encoding", "name"), rows)
+
+
+def _kernels(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
+    for kernel in sorted(facts.get("kernels", []), key=lambda kernel: -kernel["uses"]):
+        names = dict.fromkeys(kernel["kernels"].values())
+        say(f"{kernel['uses']} x {' + '.join(kernel['ops'])}: {', '.join(names)}")
+        for rejected, reason in kernel["rejected"]:
+            say(f"      not {rejected}: {reason}")
+    runs = [(run["loc"] or "", ", ".join(run["results"]), run["kernel"]) for run in facts.get("runs", [])]
+    table("runs", ("source layer", "results", "kernel"), runs)
+
+
+def _memory(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
+    say(f"weights: {size_text(facts['weights_bytes'])}")
+    if "slots" not in facts:
+        return
+    from nomul.runtime.loader import load
+    from nomul.sample import pick_dims
+
+    with load(arguments.file) as artifact:
+        dims = pick_dims(artifact.dims, dict(arguments.dim))
+        sizes = " ".join(f"{name}={size}" for name, size in dims.items())
+        say(f"scratch, one thread{', ' + sizes if sizes else ''}: {size_text(artifact.scratch_bytes(dims))}")
+    rows = [(index, " | ".join(sizes)) for index, sizes in enumerate(facts["slots"])]
+    table("arena slots: bytes of the values that share one", ("slot", "bytes"), rows)
+
+
+_SHOW = {"ops": _ops, "weights": _weights, "kernels": _kernels, "memory": _memory}

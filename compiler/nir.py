@@ -1,0 +1,38 @@
+"""Files of the text form: `NAME.nir` with `NAME.safetensors` beside it for the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nomul.ir.errors import NomulError
+from nomul.ir.graph import Module
+from nomul.ir.parser import parse_module
+from nomul.ir.text import print_module
+from nomul.ir.weights_file import load_weights, save_weights
+
+
+def read_nir(path: Path) -> Module:
+    """A module with its weights where their file is there. Raises NomulError (NM003, NM004, or as the parser)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NomulError("NM003", f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise NomulError("NM004", f"{path} is not a text file") from None
+    module = parse_module(text)
+    weights = weights_path(path)
+    if weights.exists():
+        load_weights(module, weights)
+    return module
+
+
+def write_nir(module: Module, path: Path) -> None:
+    """The text, and the weights beside it. Raises NomulError."""
+    path.write_text(print_module(module), encoding="utf-8")
+    if module.weights:
+        save_weights(module, weights_path(path))
+
+
+def weights_path(path: Path) -> Path:
+    """The file that holds the weights of a .nir file."""
+    return path.with_suffix(".safetensors")
