@@ -1,0 +1,76 @@
+"""Weights of a module in one safetensors file beside its text: the field `data` under the weight's name, any other
+field under `NAME::FIELD`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from nomul.ir.errors import NomulError, Problem
+from nomul.ir.graph import Module, Weight
+from nomul.ir.verifier import data_fault
+
+
+def save_weights(module: Module, path: Path) -> None:
+    """Write the data of all weights; the file appears whole or not at all. Equal modules give equal bytes.
+
+    Raises NomulError: NM341 for a weight without data or two that need one name, NM340 where it cannot be written."""
+    arrays: dict[str, np.ndarray] = {}
+    for weight in module.weights.values():
+        if not weight.fields:
+            raise NomulError("NM341", f"weight @{weight.name} has no data to save")
+        for field, array in weight.fields.items():
+            key = _key(weight, field)
+            if key in arrays:
+                raise NomulError("NM341", f"two weights need the name '{key}' in the file", help="rename one")
+            arrays[key] = array if array.flags.c_contiguous else array.copy(order="C")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(arrays, part)
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        raise NomulError("NM340", f"cannot write the weights file {path}: {_reason(error)}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_weights(module: Module, path: Path) -> None:
+    """Fill in the data of all weights of the module; other tensors in the file are left alone.
+
+    Raises NomulError: NM340 for a file that cannot be read, NM341 for each weight that is missing or does not fit."""
+    try:
+        with safe_open(path, framework="np") as file:
+            names = set(file.keys())
+            found = {weight: _fields(weight, file, names) for weight in module.weights.values()}
+    except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+        raise NomulError("NM340", f"cannot read the weights file {path}: {_reason(error)}") from None
+    problems = [problem for weight, fields in found.items() if (problem := _problem(weight, fields, path))]
+    if problems:
+        raise NomulError.many(problems)
+    for weight, fields in found.items():
+        weight.fields = fields
+
+
+def _key(weight: Weight, field: str) -> str:
+    return weight.name if field == "data" else f"{weight.name}::{field}"
+
+
+def _fields(weight: Weight, file: safe_open, names: set[str]) -> dict[str, np.ndarray]:
+    encoding, shape = weight.type.encoding, tuple(int(size) for size in weight.shape)
+    wanted = encoding.field_types(shape) if encoding else {"data": None}
+    return {field: file.get_tensor(_key(weight, field)) for field in wanted if _key(weight, field) in names}
+
+
+def _problem(weight: Weight, fields: dict[str, np.ndarray], path: Path) -> Problem | None:
+    if not fields:
+        return Problem("NM341", f"weight @{weight.name} is not in {path.name}")
+    message = data_fault(Weight(weight.name, weight.type, fields))
+    return Problem("NM341", f"weight @{weight.name} : {weight.type} {message} in {path.name}") if message else None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
