@@ -56,18 +56,11 @@ def packed_fields(weight: Weight, layout: str | None) -> Mapping[str, np.ndarray
     return layouts.pack(layout, weight.fields, tuple(int(size) for size in weight.shape))
 
 
-def build_plan(
-    module: Module,
-    selection: Selection,
-    name: str,
-    target: str,
-    input_names: Sequence[str],
-    output_names: Sequence[str],
-    progress: Progress = lambda text: None,
-) -> Plan:
+def build_plan(module: Module, selection: Selection, name: str, progress: Progress = lambda text: None) -> Plan:
     """The Plan of a module at level "exec" with planned slots."""
     func, blob = module.main, WeightBlob()
-    symbols = _symbols(selection)
+    outputs = func.result_names or tuple(value.name for value in func.returns)
+    symbols = kernel_symbols(selection)
     places = _locations(module)
     steps = []
     for node in func.nodes:
@@ -77,18 +70,19 @@ def build_plan(
     levels = tuple(_lower_level(selection, symbols, index, progress) for index in range(len(selection.levels)))
     return Plan(
         name=name,
-        inputs=tuple(Port(n, p.dtype, p.shape) for n, p in zip(input_names, func.params, strict=True)),
-        outputs=tuple(Port(n, v.dtype, v.shape) for n, v in zip(output_names, func.returns, strict=True)),
+        inputs=tuple(Port(param.name, param.dtype, param.shape) for param in func.params),
+        outputs=tuple(Port(n, value.dtype, value.shape) for n, value in zip(outputs, func.returns, strict=True)),
         dims=dict(module.dims),
         slots=_slot_sizes(module),
         steps=tuple(steps),
         weights=blob.tobytes(),
         levels=levels,
-        target=target,
+        target=",".join(level.name for level in selection.levels),
     )
 
 
-def _symbols(selection: Selection) -> dict[int, str]:
+def kernel_symbols(selection: Selection) -> dict[int, str]:
+    """The symbol, without level, of each choice (by id)."""
     names = {}
     for index, choice in enumerate(selection.unique):
         anchor = choice.group.anchor

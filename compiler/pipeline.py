@@ -1,0 +1,94 @@
+"""The whole road from an imported module to files on disk: phases on tensors, kernels, arena, plan, C, linking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nomul.backends.artifact import write_artifact
+from nomul.backends.build import build_plan
+from nomul.backends.dump import dump_kernels
+from nomul.backends.execute import own_outputs, to_exec
+from nomul.backends.plan import Plan
+from nomul.backends.select import Selection, select
+from nomul.backends.target import Target, find_targets
+from nomul.ir.errors import NomulError, Problem
+from nomul.ir.graph import Module
+from nomul.ir.verifier import verify
+from nomul.options import Options
+from nomul.passes.dump import Dump
+from nomul.passes.plan_memory import PlanMemory
+from nomul.passes.runner import PassRunner
+from nomul.phases import phases
+from nomul.report import describe
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Everything known of a module at level "exec": the module, the chosen kernels, the plan for the driver."""
+
+    module: Module
+    selection: Selection
+    plan: Plan
+
+
+def optimise(module: Module, options: Options) -> Module:
+    """The module after the phases on tensors, or after `options.until`. Raises NomulError."""
+    return _runner(options).run(module, phases(options.recipe), options.until)
+
+
+def build(module: Module, options: Options) -> Path:
+    """Compile a module to `options.output` (a library, or a folder for the bundle). Raises NomulError."""
+    assert options.output is not None
+    compiled = lower_to_plan(module, options)
+    options.progress("link", 0.9)
+    facts = describe(module, compiled.module, compiled.selection, compiled.plan)
+    triple = compiled.selection.levels[0].zig
+    linked = write_artifact(
+        compiled.plan, options.output, triple=triple, weights=options.weights, facts=facts, model_json=facts
+    )
+    options.progress("done", 1.0)
+    return linked.library
+
+
+def lower_to_plan(module: Module, options: Options) -> Compiled:
+    """All phases, kernel selection, arena and kernels' code. Raises NomulError."""
+    runner = _runner(options)
+    levels = find_targets(options.targets)
+    module = runner.run(module, phases(options.recipe))
+    options.progress("select", 0.4)
+    module, selection = choose_kernels(module, levels, options)
+    module = runner.apply(module, PlanMemory(), "memory")
+    options.progress("kernels", 0.5)
+    plan = build_plan(module, selection, options.name)
+    if runner.dump:
+        dump_kernels(selection, plan, runner.dump.write)
+    return Compiled(module, selection, plan)
+
+
+def choose_kernels(module: Module, levels: tuple[Target, ...], options: Options) -> tuple[Module, Selection]:
+    """The module at level "exec" and its kernels. Raises NomulError (NM404) with `strict` for generic kernels."""
+    module = module.clone()
+    own_outputs(module)
+    selection = select(module, levels)
+    if options.strict:
+        _refuse_generic(module, selection)
+    module = to_exec(module, selection)
+    verify(module)
+    return module, selection
+
+
+def _refuse_generic(module: Module, selection: Selection) -> None:
+    problems = []
+    for node in module.main.nodes:
+        choice = selection.choices.get(node.attrs.get("func", ""))
+        if choice is not None and choice.is_generic:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.rejected) or "none is written for it"
+            message = f"{node.results[0]} has only a generic kernel ({reasons})"
+            problems.append(Problem("NM404", message, node.loc, "compile without --strict to accept it"))
+    if problems:
+        raise NomulError.many(problems)
+
+
+def _runner(options: Options) -> PassRunner:
+    return PassRunner(Dump(options.dump) if options.dump else None, options.check, options.progress)
