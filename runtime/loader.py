@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ctypes import POINTER, byref, c_int64, c_void_p
 from pathlib import Path
 from types import TracebackType
@@ -92,6 +92,14 @@ class Artifact:
         if missing:
             raise RuntimeFault("NM606", f"this CPU lacks {missing.decode()}, which level '{name}' needs")
         self._level = number
+
+    def scratch_bytes(self, dims: Mapping[str, int], threads: int = 1) -> int:
+        """Bytes of scratch that a run needs for these sizes of all dims. Raises RuntimeFault NM610 for sizes out of range."""
+        sizes = (c_int64 * abi.MAX_DIMS)(*(dims[name] for name in self.dims))
+        needed: int = self._lanes.open_model().scratch_size(sizes, threads)
+        if needed == 0 and self.dims:
+            raise RuntimeFault("NM610", f"{dict(dims)} is outside the ranges {self.dims} of {self.name}")
+        return needed
 
     # -- running -----------------------------------------------------------------------------------------------
     def __call__(self, *values: Any, threads: int = 1, **named: Any) -> tuple[np.ndarray, ...]:

@@ -1,0 +1,97 @@
+"""Compares an artifact with its model on random inputs of several sizes: `nomul verify model.onnx model.so`.
+
+The model runs on the numpy interpreter and, for ONNX and where it is installed, on onnxruntime.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nomul.arguments import add_dim_sizes, add_run_options, positive
+from nomul.console import say, table
+from nomul.ir.errors import NomulError
+
+if TYPE_CHECKING:
+    from nomul.compare import Implementation
+    from nomul.ir.graph import Module
+    from nomul.runtime.loader import Artifact
+
+HELP = "compare an artifact with its model on random inputs"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="the .onnx, .pt2 or .nir file that was compiled")
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--samples", type=positive, default=3, help="how many sizes to try (default 3)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-4, help="largest allowed relative difference (default 1e-4)"
+    )
+    add_dim_sizes(parser)
+    add_run_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from nomul.runtime.loader import load
+    from nomul.sample import input_specs, sample_inputs, spread_dims
+    from nomul.source import read_model
+
+    artifact = load(arguments.artifact)
+    artifact.force_level(arguments.level)
+    module = read_model(arguments.model, dims={name: tuple(ends) for name, ends in artifact.dims.items()})
+    _check_ports(module, artifact)
+    specs = input_specs(module)
+    references = _references(module, arguments.model)
+    rows: list[tuple[str, ...]] = []
+    worst = 0.0
+    for number, dims in enumerate(spread_dims(artifact.dims, dict(arguments.dim), arguments.samples, arguments.seed)):
+        values = sample_inputs(specs, dims, arguments.seed + number)
+        given = artifact(*values, threads=arguments.threads)
+        for name, reference in references.items():
+            found = _compare(name, dims, reference(values), given, [port.name for port in artifact.outputs])
+            rows += [row for row, _ in found]
+            worst = max(worst, *(relative for _, relative in found))
+    table("", ("reference", "sizes", "output", "max abs diff", "max rel diff"), rows)
+    agrees = worst <= arguments.tolerance
+    verdict = "agrees" if agrees else "DIFFERS"
+    say(f"{verdict}: largest relative difference {worst:.2e}, allowed {arguments.tolerance:g}")
+    return 0 if agrees else 1
+
+
+def _references(module: Module, path: Path) -> dict[str, Implementation]:
+    from nomul.compare import onnxruntime_of
+    from nomul.ir import interpreter
+
+    references: dict[str, Implementation] = {"interpreter": lambda values: interpreter.run(module, *values)}
+    other = onnxruntime_of(path) if path.suffix == ".onnx" else None
+    return references | ({"onnxruntime": other} if other else {})
+
+
+def _check_ports(module: Module, artifact: Artifact) -> None:
+    expected = [(param.name, str(param.dtype), len(param.shape)) for param in module.main.params]
+    given = [(port.name, port.dtype, len(port.shape)) for port in artifact.inputs]
+    if [item[1:] for item in expected] != [item[1:] for item in given]:
+        message = f"the artifact takes {given}, the model {expected} (name, dtype, rank)"
+        raise NomulError("NM015", message, help="was it compiled from another model?")
+
+
+def _compare(
+    reference: str,
+    dims: Mapping[str, int],
+    expected: Sequence[np.ndarray],
+    given: Sequence[np.ndarray],
+    outputs: Sequence[str],
+) -> list[tuple[tuple[str, ...], float]]:
+    from nomul.compare import difference
+
+    sizes = " ".join(f"{name}={size}" for name, size in dims.items())
+    found = []
+    for output, left, right in zip(outputs, expected, given, strict=True):
+        apart = difference(left, right)
+        found.append(((reference, sizes, output, f"{apart.absolute:.2e}", f"{apart.relative:.2e}"), apart.relative))
+    return found
