@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from nomul.frontend.common import BAD_DIM, DimRequest, dim_range
-from nomul.ir.dim import Range
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
 
@@ -21,7 +20,7 @@ def read_model(model: Any, example_inputs: Any = None, dims: Dims | None = None,
     example_inputs, options: for torch only, see `nomul.frontend.torch.import_torch`. dims: sizes or (lowest, highest)
     of named dims. Raises NomulError (NM003, NM004, NM007, or as the frontend) for a source that no frontend reads.
     """
-    ranges = {name: dim_range(name, request) for name, request in (dims or {}).items()}
+    ranges = dict(dims or {})
     if isinstance(model, Module):
         return with_ranges(model, ranges)
     if isinstance(model, str | Path):
@@ -39,18 +38,18 @@ def model_name(model: Any) -> str:
     return Path(model).stem if isinstance(model, str | Path) else type(model).__name__
 
 
-def with_ranges(module: Module, ranges: Mapping[str, Range]) -> Module:
-    """A copy of the module with other ranges. Raises NomulError (NM206) for a dim that it does not have."""
+def with_ranges(module: Module, ranges: Dims) -> Module:
+    """A copy of the module with other ranges. Raises NomulError (NM206) for an empty one or an unknown dim."""
     unknown = [name for name in ranges if name not in module.dims]
     if unknown:
         known = ", ".join(module.dims) or "none"
         raise NomulError(BAD_DIM, f"the model has no dim {', '.join(unknown)}", help=f"its dims: {known}")
     copy = module.clone()
-    copy.dims.update(ranges)
+    copy.dims.update({name: dim_range(name, request) for name, request in ranges.items()})
     return copy
 
 
-def _read_file(path: Path, example_inputs: Any, ranges: dict[str, Range], options: Any) -> Module:
+def _read_file(path: Path, example_inputs: Any, ranges: dict[str, DimRequest], options: Any) -> Module:
     if not path.is_file():
         raise NomulError("NM003", f"there is no file {path}")
     if path.suffix == ".onnx":
@@ -64,13 +63,13 @@ def _read_file(path: Path, example_inputs: Any, ranges: dict[str, Range], option
     raise NomulError("NM004", f"{path} has the unknown suffix '{path.suffix}'", help=f"give {READABLE}")
 
 
-def _onnx(model: Any, ranges: dict[str, Range]) -> Module:
+def _onnx(model: Any, ranges: dict[str, DimRequest]) -> Module:
     from nomul.frontend import import_onnx
 
     return import_onnx(model, dims=ranges)
 
 
-def _torch(model: Any, example_inputs: Any, ranges: dict[str, Range], options: Any) -> Module:
+def _torch(model: Any, example_inputs: Any, ranges: dict[str, DimRequest], options: Any) -> Module:
     from nomul.frontend import import_torch
 
     try:

@@ -94,7 +94,7 @@ class Artifact:
         self._level = number
 
     def scratch_bytes(self, dims: Mapping[str, int], threads: int = 1) -> int:
-        """Bytes of scratch that a run needs for these sizes of all dims. Raises RuntimeFault NM610 for sizes out of range."""
+        """Bytes of scratch of a run for these sizes of all dims. Raises RuntimeFault NM610 for sizes out of range."""
         sizes = (c_int64 * abi.MAX_DIMS)(*(dims[name] for name in self.dims))
         needed: int = self._lanes.open_model().scratch_size(sizes, threads)
         if needed == 0 and self.dims:

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     artifact = load(arguments.artifact)
     artifact.force_level(arguments.level)
-    module = read_model(arguments.model, dims={name: tuple(ends) for name, ends in artifact.dims.items()})
+    module = read_model(arguments.model, dims=artifact.dims)
     _check_ports(module, artifact)
     specs = input_specs(module)
     references = _references(module, arguments.model)
@@ -90,7 +90,7 @@ def _compare(
     from nomul.compare import difference
 
     sizes = " ".join(f"{name}={size}" for name, size in dims.items())
-    found = []
+    found: list[tuple[tuple[str, ...], float]] = []
     for output, left, right in zip(outputs, expected, given, strict=True):
         apart = difference(left, right)
         found.append(((reference, sizes, output, f"{apart.absolute:.2e}", f"{apart.relative:.2e}"), apart.relative))
