@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from nomul.passes.common_subexpressions import CommonSubexpressions
 from nomul.passes.dead_code import DeadCode
 from nomul.passes.fold_constants import FoldConstants
+from nomul.passes.fold_makers import FoldMakers
+from nomul.passes.group import Group
 from nomul.passes.runner import Fixpoint, Phase
 
 
@@ -15,4 +17,5 @@ def phases(recipe: Mapping[str, str] | None = None) -> list[Phase]:
     clean = Fixpoint((FoldConstants(), CommonSubexpressions(), DeadCode()))
     return [
         Phase("clean", (clean,)),
+        Phase("group", (FoldMakers(), clean, Group(), DeadCode())),
     ]

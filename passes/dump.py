@@ -22,6 +22,7 @@ class Dump:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._manifest = self.folder / MANIFEST
             self._manifest.write_text("", encoding="utf-8")
+            self._listed: set[str] = set()
         except OSError as error:
             raise NomulError("NM454", f"cannot write the dump folder {self.folder}: {error}") from None
 
@@ -30,8 +31,10 @@ class Dump:
         path = self.folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._manifest.open("a", encoding="utf-8") as manifest:
-                manifest.write(f"{name}\n")
+            if name not in self._listed:
+                with self._manifest.open("a", encoding="utf-8") as manifest:
+                    manifest.write(f"{name}\n")
+                self._listed.add(name)
             path.write_bytes(content.encode() if isinstance(content, str) else content)
         except OSError as error:
             raise NomulError("NM454", f"cannot write {path}: {error}") from None

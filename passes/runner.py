@@ -71,14 +71,11 @@ class PassRunner:
             self._checker = Checker(module)
         if self.dump:
             self.dump.write("00.import.nir", self._text)
-        try:
-            for number, phase in enumerate(phases):
-                if self.progress:
-                    self.progress(phase.name, number / len(phases))
-                for step in phase.steps:
-                    module = self._step(module, step, phase.name)
-        finally:
-            self._write_tables()
+        for number, phase in enumerate(phases):
+            if self.progress:
+                self.progress(phase.name, number / len(phases))
+            for step in phase.steps:
+                module = self._step(module, step, phase.name)
         return module
 
     def apply(self, module: Module, item: Pass, phase: str = "opt") -> Module:
@@ -100,8 +97,7 @@ class PassRunner:
         changed = self._text != before
         nodes = sum(len(func.nodes) for func in copy.funcs.values())
         self.records.append(PassRecord(item.name, phase, spent, nodes, changed, report))
-        if self.dump and changed:
-            self._dump_pass(item.name, before)
+        self._dump_pass(item.name, before if changed else None)
         if changed and self._checker:
             self._checker.compare(copy, item)
         return copy
@@ -137,16 +133,16 @@ class PassRunner:
             raise NomulError.many([head, *error.problems]) from None
 
     # -- dump --------------------------------------------------------------------------------------------------
-    def _dump_pass(self, name: str, before: str) -> None:
-        assert self.dump is not None
-        stem = f"{len(self.records):02d}.{name}"
-        self.dump.write(f"{stem}.nir", self._text)
-        self.dump.write(f"{stem}.diff", text_diff(before, self._text, name))
-
-    def _write_tables(self) -> None:
-        if self.dump:
-            self.dump.write("index.txt", index_table(self.records))
-            self.dump.write("why.txt", "".join(f"{miss}\n" for miss in self.misses))
+    def _dump_pass(self, name: str, before: str | None) -> None:
+        """The module where it changed, and both tables: they are complete whatever fails next."""
+        if self.dump is None:
+            return
+        if before is not None:
+            stem = f"{len(self.records):02d}.{name}"
+            self.dump.write(f"{stem}.nir", self._text)
+            self.dump.write(f"{stem}.diff", text_diff(before, self._text, name))
+        self.dump.write("index.txt", index_table(self.records))
+        self.dump.write("why.txt", "".join(f"{miss}\n" for miss in self.misses))
 
 
 _BUG = "this is a fault of nomul; --dump DIR keeps the module before it"

@@ -1,0 +1,56 @@
+"""Small questions about values and nodes that rules and passes share."""
+
+from __future__ import annotations
+
+from nomul.ir.graph import Constant, Func, Node, Value, Weight
+from nomul.ir.op import Kind
+from nomul.ir.types import DType
+
+
+def number(value: Value | None) -> float | None:
+    """The number of a numeric literal, or None."""
+    if isinstance(value, Constant) and value.dtype is not DType.BOOL:
+        return float(value.value)
+    return None
+
+
+def is_known(value: Value | None) -> bool:
+    """A literal or a weight."""
+    return isinstance(value, Constant | Weight)
+
+
+def produced_by(value: Value | None, *ops: str) -> Node | None:
+    """The node that makes the value where it is one of these ops."""
+    node = value.producer if value is not None else None
+    return node if node is not None and node.op in ops else None
+
+
+def only_user(func: Func, value: Value) -> Node | None:
+    """The one node that uses the value (in one or more operands), where nothing else does and it is not returned."""
+    nodes = {node for node, _ in value.users}
+    if len(nodes) != 1 or any(value is returned for returned in func.returns):
+        return None
+    return next(iter(nodes))
+
+
+def is_single_use(value: Value) -> bool:
+    """Used in one place (a returned value counts as used elsewhere only through its function; see only_user)."""
+    return len(value.users) == 1
+
+
+def is_elementwise(node: Node | None) -> bool:
+    return node is not None and node.spec.kind is Kind.ELEMENTWISE
+
+
+def is_view(node: Node | None) -> bool:
+    return node is not None and node.spec.kind is Kind.VIEW
+
+
+def is_heavy(node: Node) -> bool:
+    """Has a kernel of its own."""
+    return node.spec.kind in (Kind.ANCHOR, Kind.OTHER)
+
+
+def short_op(node: Node) -> str:
+    """The op's name without its family."""
+    return node.op.rsplit(".", 1)[-1]

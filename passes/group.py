@@ -1,0 +1,86 @@
+"""Forms fused groups: every kernel's work becomes a private function, and @main calls them one after the other.
+
+A group is a heavy node (anchor or other) with the element-wise nodes behind it and the views or cheap nodes before it
+that its kind allows, or, without a heavy node, a tree of element-wise nodes and views. Each group has one result that
+leaves it (the results of its heavy node where there are several), so it is convex by construction. Reshapes of whole
+tensors stay in @main: they cost nothing.
+"""
+
+from __future__ import annotations
+
+import re
+
+from nomul.ir.graph import Func, Module, Node
+from nomul.ir.structure import outline
+from nomul.passes.base import Pass, Report
+from nomul.passes.epilogue import epilogue
+from nomul.passes.graph_tools import is_elementwise, is_heavy, short_op
+from nomul.passes.prologue import absorb_tree, absorb_views
+
+VIEW_OPERANDS = {"nn.attention": (0, 1, 2), "nn.matmul": (0, 1), "nn.linear": (0,)}
+TREE_OPERANDS = {"view.concat": None, "view.pad": (0,), "index.gather": (1,)}  # each element is read once; None: all
+
+
+class Group(Pass):
+    """Outlines every node of @main but reshapes. Does nothing to a module that is grouped already."""
+
+    name = "group"
+
+    def run(self, module: Module, report: Report) -> None:
+        func = module.main
+        if any(node.op == "call" for node in func.nodes):
+            return
+        taken: set[Node] = set()
+        groups = [_heavy_group(func, node, taken) for node in list(func.nodes) if is_heavy(node)]
+        for node in reversed(list(func.nodes)):
+            if node not in taken and node.op != "view.reshape" and _is_needed(func, node):
+                groups.append(_tree_group(func, node, taken))
+        for group in groups:
+            call = outline(module, func, group, group_name(group))
+            report.fire(call.attrs["func"].split(".")[0])
+
+
+def _is_needed(func: Func, node: Node) -> bool:
+    """False for a view whose users all took copies of it."""
+    return any(r.users or any(r is value for value in func.returns) for r in node.results)
+
+
+def _heavy_group(func: Func, node: Node, taken: set[Node]) -> list[Node]:
+    group = {node}
+    taken.add(node)
+    if len(node.results) == 1:
+        group |= epilogue(func, node, taken)
+    taken |= group
+    for position, operand in enumerate(node.args):
+        if operand is None:
+            continue
+        if position in VIEW_OPERANDS.get(node.op, ()):
+            absorb_views(func, node, position, group, taken)
+        elif _takes_trees(node, position):
+            absorb_tree(func, node, group, taken, positions=(position,))
+    return _in_order(func, group)
+
+
+def _takes_trees(node: Node, position: int) -> bool:
+    if node.op.startswith("reduce.") and node.op not in ("reduce.cumsum",):
+        return True
+    positions = TREE_OPERANDS.get(node.op, ())
+    return positions is None or position in positions
+
+
+def _tree_group(func: Func, root: Node, taken: set[Node]) -> list[Node]:
+    group = {root}
+    taken.add(root)
+    absorb_tree(func, root, group, taken)
+    return _in_order(func, group)
+
+
+def _in_order(func: Func, group: set[Node]) -> list[Node]:
+    return [node for node in func.nodes if node in group]
+
+
+def group_name(group: list[Node]) -> str:
+    """The heaviest op and its layer, as `linear.encoder.0.query`."""
+    heavy = [node for node in group if is_heavy(node)] or [n for n in group if is_elementwise(n)][-1:] or group[-1:]
+    loc = re.sub(r"[^A-Za-z0-9_.]+", "_", heavy[0].loc or "").strip("._")
+    return f"{short_op(heavy[0])}.{loc}" if loc else short_op(heavy[0])
