@@ -95,7 +95,8 @@ def _table(specs: list[OpSpec]) -> str:
 
 
 def _attribute(attribute: Attribute) -> str:
-    shown = f"{attribute.name}: {type_text(attribute.type)}"
+    kind = " or ".join(map(attribute_text, attribute.choices)) or type_text(attribute.type)
+    shown = f"{attribute.name}: {kind}"
     return shown if attribute.default is REQUIRED else f"{shown} = {attribute_text(attribute.default)}"
 
 

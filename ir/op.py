@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -48,11 +49,12 @@ class Operand:
 
 @dataclass(frozen=True)
 class Attribute:
-    """type: int, float, bool, str, DType, Dim, or ("tuple", element type)."""
+    """type: int, float, bool, str, DType, Dim, or ("tuple", element type).  choices: the words that a str may be."""
 
     name: str
     type: Any
     default: Any = REQUIRED
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +90,14 @@ class OpSpec:
     def result_types(self, types: Sequence[Tensor | None], attrs: dict[str, Any]) -> tuple[Tensor, ...]:
         """Result types for operand types and completed attributes. Raises TypeFault, with the operand's position."""
         bindings = self._bind(types)
-        if self.verify is not None:
-            self.verify(types, attrs)
-        if self.infer is not None:
-            inferred = self.infer(types, attrs)
-            return inferred if isinstance(inferred, tuple) else (inferred,)
+        try:
+            if self.verify is not None:
+                self.verify(types, attrs)
+            if self.infer is not None:
+                inferred = self.infer(types, attrs)
+                return inferred if isinstance(inferred, tuple) else (inferred,)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a symbolic size where a number must be
+            raise TypeFault(f"operands or attributes do not fit {self.name}: {error}") from None
         names = [operand.name for operand in self.operands]
         return tuple(result_type(p, bindings, dict(zip(names, types, strict=False)), attrs) for p in self.results)
 
@@ -114,9 +119,12 @@ class OpSpec:
 def coerce(value: Any, attribute: Attribute) -> Any:
     """The value as the attribute's declared type. Raises TypeFault where it cannot be."""
     try:
-        return _coerce(value, attribute.type)
-    except (TypeError, ValueError):
+        coerced = _coerce(value, attribute.type)
+    except (TypeError, ValueError, OverflowError):
         raise TypeFault(f"attribute '{attribute.name}' must be {type_text(attribute.type)}, not {value!r}") from None
+    if attribute.choices and coerced not in attribute.choices:
+        raise TypeFault(f"attribute '{attribute.name}' must be one of {', '.join(attribute.choices)}, not {coerced!r}")
+    return coerced
 
 
 def _coerce(value: Any, kind: Any) -> Any:
@@ -125,6 +133,8 @@ def _coerce(value: Any, kind: Any) -> Any:
             raise TypeError
         return tuple(_coerce(item, kind[1]) for item in value)
     if kind is Dim:
+        if isinstance(value, bool | float):
+            raise TypeError
         return Dim.of(value)
     if kind is DType:
         return DType(str(value) if isinstance(value, Dim) else value)
@@ -190,7 +200,8 @@ def _read_signature(
         annotation = str(parameter.annotation).strip("'\"")
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             default = REQUIRED if parameter.default is inspect.Parameter.empty else parameter.default
-            attributes[parameter.name] = Attribute(parameter.name, _attribute_type(annotation), default)
+            kind, choices = _attribute_type(annotation)
+            attributes[parameter.name] = Attribute(parameter.name, kind, default, choices)
             continue
         optional = annotation.endswith("| None")
         pattern = parse_pattern(annotation.removesuffix("| None").strip())
@@ -202,11 +213,14 @@ def _read_signature(
 _ATTRIBUTE_TYPES = {"int": int, "float": float, "bool": bool, "str": str, "DType": DType, "Dim": Dim}
 
 
-def _attribute_type(annotation: str) -> Any:
+def _attribute_type(annotation: str) -> tuple[Any, tuple[str, ...]]:
+    """The type, and the words of a Literal."""
     annotation = annotation.removesuffix("| None").strip()
+    if annotation.startswith("Literal["):
+        return str, tuple(re.findall(r"""["'](\w+)["']""", annotation))
     if annotation.startswith("tuple["):
-        return ("tuple", _ATTRIBUTE_TYPES[annotation.removeprefix("tuple[").split(",")[0].rstrip("]").strip()])
-    return _ATTRIBUTE_TYPES[annotation]
+        return ("tuple", _ATTRIBUTE_TYPES[annotation.removeprefix("tuple[").split(",")[0].rstrip("]").strip()]), ()
+    return _ATTRIBUTE_TYPES[annotation], ()
 
 
 @cache

@@ -215,6 +215,8 @@ class _Checker:
                 message = f"attribute '{name}' must be {type_text(attribute.type)}, not {value!r}"
                 yield Fault("NM305", message, node)
                 continue
+            if attribute.choices and value not in attribute.choices:
+                yield Fault("NM305", f"attribute '{name}' must be one of {', '.join(attribute.choices)}", node)
             for size in value if isinstance(value, tuple) else (value,):
                 if isinstance(size, Dim):
                     yield from self._undeclared(size, node)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from nomul.ir import numerics
@@ -77,7 +79,7 @@ def elu(x: "f[*]", *, alpha: float = 1.0) -> "f[*]":
 
 
 @op("ew.gelu", EW)
-def gelu(x: "f[*]", *, approximate: str = "none") -> "f[*]":
+def gelu(x: "f[*]", *, approximate: Literal["none", "tanh"] = "none") -> "f[*]":
     """x * Phi(x) by erf, or by tanh with approximate="tanh" (Hendrycks and Gimpel 2016)."""
     if approximate == "tanh":
         inner = x.dtype.type(np.sqrt(2 / np.pi)) * (x + x.dtype.type(0.044715) * x * x * x)

@@ -31,8 +31,9 @@ def mul(x: "n[*]", y: "n[*]") -> "n[*]":
 def div(x: "n[*]", y: "n[*]") -> "n[*]":
     """x / y; integers round toward zero, and x / 0 is 0 for them."""
     if np.issubdtype(x.dtype, np.integer):
-        safe = np.where(y == 0, 1, y)
-        return np.where(y == 0, 0, np.sign(x) * np.sign(safe) * (np.abs(x) // np.abs(safe))).astype(x.dtype)
+        safe = np.where(y == 0, 1, y).astype(x.dtype)
+        toward_zero = x // safe + ((x % safe != 0) & ((x < 0) != (safe < 0)))
+        return np.where(y == 0, 0, toward_zero).astype(x.dtype)
     return x / y
 
 
@@ -81,10 +82,10 @@ def min(x: "n[*]", y: "n[*]") -> "n[*]":
 @op("ew.clip", EW)
 def clip(x: "n[*]", *, low: float = -np.inf, high: float = np.inf) -> "n[*]":
     """x limited to [low, high]."""
-    info = np.iinfo(x.dtype) if np.issubdtype(x.dtype, np.integer) else np.finfo(x.dtype)
-    if low > info.min:
-        x = np.maximum(x, x.dtype.type(low))
-    return np.minimum(x, x.dtype.type(high)) if high < info.max else x
+    if np.issubdtype(x.dtype, np.integer):
+        limits = np.iinfo(x.dtype)
+        low, high = (int(sorted((limits.min, bound, limits.max))[1]) for bound in (low, high))
+    return np.minimum(np.maximum(x, x.dtype.type(low)), x.dtype.type(high))
 
 
 @op("ew.neg", EW)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,6 +39,8 @@ def _two(attrs: dict[str, Any], *names: str) -> None:
         length = 4 if name == "pads" else 2
         if len(attrs[name]) != length:
             raise TypeFault(f"attribute '{name}' must have {length} numbers, not {list(attrs[name])}")
+        if min(attrs[name]) < (0 if name.endswith("pads") else 1):
+            raise TypeFault(f"attribute '{name}' has too small a number: {list(attrs[name])}")
 
 
 def infer_conv2d(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
@@ -46,7 +48,7 @@ def infer_conv2d(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tenso
     assert x is not None and w is not None
     _two(attrs, "strides", "pads", "dilations")
     n, c, *sizes = spatial(x, attrs["layout"])
-    if w.rank != 4 or w.shape[1] * attrs["groups"] != c:
+    if w.rank != 4 or attrs["groups"] < 1 or w.shape[1] * attrs["groups"] != c or int(w.shape[0]) % attrs["groups"]:
         raise TypeFault(f"weights {w} with {attrs['groups']} groups do not fit {x}", 1)
     pads = attrs["pads"]
     h, width = (
@@ -81,7 +83,7 @@ def conv2d(
     pads: tuple[int, ...] = PADS,
     dilations: tuple[int, ...] = (1, 1),
     groups: int = 1,
-    layout: str = "nchw",
+    layout: Literal["nchw", "nhwc"] = "nchw",
 ) -> "f[...]":
     """Cross-correlation with zero padding; pads = (top, left, bottom, right)."""
     x = np.pad(_channels_first(x, layout), ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
@@ -99,8 +101,10 @@ def infer_conv_transpose2d(types: Sequence[Tensor | None], attrs: dict[str, Any]
     assert x is not None and w is not None
     _two(attrs, "strides", "pads", "dilations", "output_pads")
     n, c, *sizes = spatial(x, attrs["layout"])
-    if w.rank != 4 or w.shape[0] != c:
-        raise TypeFault(f"weights {w} do not fit {x}", 1)
+    if w.rank != 4 or w.shape[0] != c or attrs["groups"] < 1 or int(c) % attrs["groups"]:
+        raise TypeFault(f"weights {w} with {attrs['groups']} groups do not fit {x}", 1)
+    if len(types) > 2 and types[2] is not None and types[2].shape != (w.shape[1] * attrs["groups"],):
+        raise TypeFault(f"bias {types[2]} does not fit weights {w} with {attrs['groups']} groups", 2)
     h, width = (
         (sizes[i] - 1) * attrs["strides"][i]
         - attrs["pads"][i]
@@ -124,7 +128,7 @@ def conv_transpose2d(
     dilations: tuple[int, ...] = (1, 1),
     output_pads: tuple[int, ...] = (0, 0),
     groups: int = 1,
-    layout: str = "nchw",
+    layout: Literal["nchw", "nhwc"] = "nchw",
 ) -> "f[...]":
     """The transpose of conv2d as a linear map (weights [I, O / groups, KH, KW])."""
     x = _channels_first(x, layout)
@@ -191,7 +195,7 @@ def max_pool2d(
     pads: tuple[int, ...] = PADS,
     dilations: tuple[int, ...] = (1, 1),
     ceil: bool = False,
-    layout: str = "nchw",
+    layout: Literal["nchw", "nhwc"] = "nchw",
 ) -> "f[...]":
     """Largest element of each window; padding never wins."""
     attrs = {"kernel": kernel, "strides": strides, "pads": pads, "dilations": dilations, "ceil": ceil}
@@ -208,7 +212,7 @@ def avg_pool2d(
     dilations: tuple[int, ...] = (1, 1),
     ceil: bool = False,
     count_pads: bool = False,
-    layout: str = "nchw",
+    layout: Literal["nchw", "nhwc"] = "nchw",
 ) -> "f[...]":
     """Mean of each window; padding counts in the divisor only with count_pads (the overhang of `ceil` never does)."""
     x = _channels_first(x, layout)
@@ -226,8 +230,8 @@ def infer_resize(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tenso
     (x,) = types
     assert x is not None
     n, c, _, _ = spatial(x, attrs["layout"])
-    if len(attrs["size"]) != 2 or attrs["mode"] not in ("nearest", "linear", "cubic"):
-        raise TypeFault(f"resize to {attrs['size']} by '{attrs['mode']}' is not defined")
+    if len(attrs["size"]) != 2 or len(attrs["scales"]) not in (0, 2):
+        raise TypeFault("resize needs two sizes, and two scales or none")
     return image(x, n, c, *attrs["size"], attrs["layout"])
 
 
@@ -237,11 +241,11 @@ def resize2d(
     *,
     size: tuple[Dim, ...],
     scales: tuple[float, ...] = (),
-    mode: str = "nearest",
-    coordinates: str = "half_pixel",
-    rounding: str = "round_prefer_floor",
+    mode: Literal["nearest", "linear", "cubic"] = "nearest",
+    coordinates: Literal["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"] = "half_pixel",
+    rounding: Literal["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"] = "round_prefer_floor",
     cubic_a: float = -0.75,
-    layout: str = "nchw",
+    layout: Literal["nchw", "nhwc"] = "nchw",
 ) -> "f[...]":
     """Resample an image to `size` [H, W]; modes, coordinates and rounding as in ONNX Resize.
     scales: output / input per axis where the source gives them (else the ratio of sizes)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -68,8 +68,24 @@ def gather_nd(x: "t[...]", indices: "i[_any]", *, batch_dims: int = 0) -> "t[...
     return x[tuple(lead + coordinates)]
 
 
-@op("index.scatter_nd")
-def scatter_nd(x: "t[...]", indices: "i[_any]", updates: "t[_any]", *, reduction: str = "none") -> "like x":
+def check_scatter_nd(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> None:
+    x, indices, updates = types
+    assert x is not None and indices is not None and updates is not None
+    depth = indices.shape[-1].value if indices.rank else None
+    if depth is None or depth > x.rank:
+        raise TypeFault(f"indices {indices} do not fit {x}", 1)
+    if updates.shape != (*indices.shape[:-1], *x.shape[depth:]):
+        raise TypeFault(f"updates {updates} do not fit {x} at indices {indices}", 2)
+
+
+@op("index.scatter_nd", verify=check_scatter_nd)
+def scatter_nd(
+    x: "t[...]",
+    indices: "i[_any]",
+    updates: "t[_any]",
+    *,
+    reduction: Literal["none", "add", "mul", "max", "min"] = "none",
+) -> "like x":
     """x with the slices named by indices set to (or, with reduction, combined with) updates (ONNX ScatterND)."""
     result = x.copy()
     coordinates = tuple(_wrapped(indices[..., i], x.shape[i]) for i in range(indices.shape[-1]))
@@ -77,9 +93,21 @@ def scatter_nd(x: "t[...]", indices: "i[_any]", updates: "t[_any]", *, reduction
     return result
 
 
-@op("index.scatter_elements", verify=check_axis)
+def check_scatter_elements(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> None:
+    check_axis(types, attrs)
+    infer_like_indices(types, attrs)
+    if types[1].shape != types[2].shape:
+        raise TypeFault(f"updates {types[2]} must have the shape of indices {types[1]}", 2)
+
+
+@op("index.scatter_elements", verify=check_scatter_elements)
 def scatter_elements(
-    x: "t[...]", indices: "i[_any]", updates: "t[_any]", *, axis: int, reduction: str = "none"
+    x: "t[...]",
+    indices: "i[_any]",
+    updates: "t[_any]",
+    *,
+    axis: int,
+    reduction: Literal["none", "add", "mul", "max", "min"] = "none",
 ) -> "like x":
     """x with x[indices[i, j], j] set to (or combined with) updates[i, j] for axis 0, etc. (ONNX ScatterElements)."""
     result = x.copy()
@@ -99,15 +127,19 @@ def _combine(result: np.ndarray, where: tuple[np.ndarray, ...], updates: np.ndar
 def infer_top_k(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     (x,) = types
     assert x is not None
-    axis = attrs["axis"]
-    shape = (*x.shape[:axis], attrs["k"], *x.shape[axis + 1 :])
+    axis, k = attrs["axis"], attrs["k"]
+    excess = (k - x.shape[axis]).value
+    if (excess is not None and excess > 0) or (k.value or 0) < 0:
+        raise TypeFault(f"cannot take {k} elements along axis {axis} of {x}", 0)
+    shape = (*x.shape[:axis], k, *x.shape[axis + 1 :])
     return x.with_shape(shape), Tensor(DType.I64, shape)
 
 
 @op("index.top_k", infer=infer_top_k, verify=check_axis)
 def top_k(x: "n[...]", *, k: Dim, axis: int, largest: bool = True) -> "n[...]; i64[...]":
     """The k largest (or smallest) along an axis in order, and their indices; the lower index wins a tie."""
-    order = np.argsort(-x if largest else x, axis=axis, kind="stable")
+    descending = ~x if np.issubdtype(x.dtype, np.integer) else -x  # ~x: -x overflows at the smallest integer
+    order = np.argsort(descending if largest else x, axis=axis, kind="stable")
     indices = np.take(order, np.arange(k), axis=axis)
     return np.take_along_axis(x, indices, axis=axis), indices.astype(np.int64)
 

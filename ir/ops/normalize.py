@@ -31,9 +31,21 @@ def rms_norm(x: "f[..., D]", gamma: "f[D] | None" = None, *, eps: float = 1e-5) 
     return y if gamma is None else y * gamma
 
 
-def check_groups(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> None:
+def check_channels(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> None:
+    """A verify hook: operands behind the first have one number per channel of x [N, C, ...]."""
     x = types[0]
-    if x is None or x.rank < 3 or x.shape[1].value is None or int(x.shape[1]) % attrs["groups"]:
+    if x is None or x.rank < 2:
+        raise TypeFault(f"{x} has no axis of channels", 0)
+    for position, given in enumerate(types[1:], 1):
+        if given is not None and given.shape != (x.shape[1],):
+            raise TypeFault(f"{given} does not fit the channels of {x}", position)
+
+
+def check_groups(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> None:
+    """A verify hook: `groups` divides the channels of x [N, C, ...]."""
+    check_channels(types, attrs)
+    x = types[0]
+    if x is None or attrs["groups"] < 1 or x.shape[1].value is None or int(x.shape[1]) % attrs["groups"]:
         raise TypeFault(f"{attrs['groups']} groups do not divide the channels of {x}", 0)
 
 
@@ -50,7 +62,7 @@ def group_norm(
     return y if beta is None else y + beta.reshape(per_channel)
 
 
-@op("nn.batch_norm")
+@op("nn.batch_norm", verify=check_channels)
 def batch_norm(
     x: "f[_any]", gamma: "f[C]", beta: "f[C]", mean: "f[C]", variance: "f[C]", *, eps: float = 1e-5
 ) -> "like x":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -69,8 +69,9 @@ def infer_slice(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor
         raise TypeFault(f"axis {axis} with step {step} does not fit {x}", 0)
     extent = attrs["stop"] - attrs["start"] if step > 0 else attrs["start"] - attrs["stop"]
     size = (extent + (abs(step) - 1)) // abs(step)
-    if size.is_constant and int(size) < 0:
-        raise TypeFault(f"slice [{attrs['start']}:{attrs['stop']}:{step}] of {x} is empty", 0)
+    low, high = (attrs["start"], attrs["stop"]) if step > 0 else (attrs["stop"] + 1, attrs["start"] + 1)
+    if any((part.value or 0) < 0 for part in (low, x.shape[axis] - high, size)):
+        raise TypeFault(f"slice [{attrs['start']}:{attrs['stop']}:{step}] of axis {axis} is outside {x}", 0)
     return x.with_shape((*x.shape[:axis], size, *x.shape[axis + 1 :]))
 
 
@@ -110,14 +111,19 @@ def infer_pad(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
     before, after = attrs["before"], attrs["after"]
     if len(before) != x.rank or len(after) != x.rank:
         raise TypeFault(f"{len(before)} and {len(after)} pads for {x}", 0)
-    if attrs["mode"] not in ("constant", "reflect", "edge", "wrap"):
-        raise TypeFault(f"unknown pad mode '{attrs['mode']}'")
+    if any((pad.value or 0) < 0 for pad in (*before, *after)):
+        raise TypeFault("a pad is negative (view.slice takes elements away)")
     return x.with_shape(tuple(size + low + high for size, low, high in zip(x.shape, before, after, strict=True)))
 
 
 @op("view.pad", Kind.OTHER, infer=infer_pad)
 def pad(
-    x: "t[...]", *, before: tuple[Dim, ...], after: tuple[Dim, ...], mode: str = "constant", value: float = 0.0
+    x: "t[...]",
+    *,
+    before: tuple[Dim, ...],
+    after: tuple[Dim, ...],
+    mode: Literal["constant", "reflect", "edge", "wrap"] = "constant",
+    value: float = 0.0,
 ) -> "t[...]":
     """Add `before` and `after` elements along each axis: a value, or by reflect, edge, wrap as numpy.pad."""
     widths = list(zip(before, after, strict=True))
