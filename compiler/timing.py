@@ -1,4 +1,4 @@
-"""Latency of callables: interleaved repeats, medians, so that a busy neighbour disturbs all contenders alike."""
+"""Latency of callables that run in turns, so that a busy neighbour disturbs all contenders alike."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 Job = Callable[[], object]
+BLOCK = 5  # timed runs of one contender at a stretch
+PAUSE = 0.003  # seconds before each stretch: worker threads of the contender before stop spinning meanwhile
 
 
 @dataclass(frozen=True)
@@ -20,20 +22,26 @@ class Latency:
     runs: int
 
 
-def measure(jobs: Mapping[str, Job], seconds: float = 1.0, least: int = 5) -> dict[str, Latency]:
-    """Runs the jobs in turns, at least `least` times each, for about `seconds` in all after one warm-up each."""
+def measure(jobs: Mapping[str, Job], seconds: float = 1.0, least: int = 10) -> dict[str, Latency]:
+    """Runs the jobs in turns for about `seconds` in all, and each at least `least` times.
+
+    A turn is a pause, one run that is not counted, and BLOCK runs that are."""
+    spent: dict[str, list[float]] = {name: [] for name in jobs}
     for job in jobs.values():
         job()
-    spent: dict[str, list[float]] = {name: [] for name in jobs}
     end = time.perf_counter() + seconds
-    turn = 0
-    while turn < least or time.perf_counter() < end:
+    while time.perf_counter() < end or min(map(len, spent.values())) < least:
         for name, job in jobs.items():
-            start = time.perf_counter()
+            time.sleep(PAUSE)
             job()
-            spent[name].append((time.perf_counter() - start) * 1e3)
-        turn += 1
+            spent[name] += [_milliseconds(job) for _ in range(BLOCK)]
     return {name: _latency(times) for name, times in spent.items()}
+
+
+def _milliseconds(job: Job) -> float:
+    start = time.perf_counter()
+    job()
+    return (time.perf_counter() - start) * 1e3
 
 
 def _latency(times: list[float]) -> Latency:

