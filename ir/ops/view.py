@@ -100,7 +100,7 @@ def infer_concat(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tenso
 
 
 @op("view.concat", Kind.OTHER, infer=infer_concat)
-def concat(*xs: "t[...]", axis: int) -> "t[...]":
+def concat(*xs: "t[_any]", axis: int) -> "t[...]":
     """Join along an axis."""
     return np.concatenate(xs, axis=axis)
 
