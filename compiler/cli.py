@@ -11,9 +11,11 @@ import os
 import pkgutil
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
+from typing import Any
 
 from nomul import commands
 from nomul.ir.errors import NomulError
@@ -25,6 +27,7 @@ EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 for an error that was printed, 130 for Ctrl-C; argparse exits with 2."""
     arguments = build_parser().parse_args(argv)
+    warnings.showwarning = _show_warning
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -42,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_ERROR
 
 
+def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    """A warning as one line, without the place in our source that Python would name."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def describe(error: Exception) -> str:
     """What the user reads: users' errors as they are, anything else as an internal error that asks for a report."""
     if isinstance(error, NomulError | RuntimeFault):
@@ -49,7 +57,7 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError):
         return str(NomulError("NM001", f"{error.filename or 'file'}: {error.strerror or error}"))
     if isinstance(error, MemoryError):
-        return str(NomulError("NM002", "out of memory", help="compile with smaller dims, or --weights external"))
+        return str(NomulError("NM002", "out of memory", help="close other programs, or use a machine with more"))
     message = f"internal error: {type(error).__name__}: {error}"
     return str(NomulError("NM000", message, help="this is a bug of nomul; run again with --traceback and report it"))
 
