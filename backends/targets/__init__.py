@@ -1,1 +1,1 @@
-"""Machine families, one a file, found by themselves: each file defines `FAMILY` (see `nomul.backends.target.Family`)."""
+"""Machine families, one a file, found by themselves: each defines `FAMILY` (see `nomul.backends.target.Family`)."""
