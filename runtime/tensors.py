@@ -61,22 +61,29 @@ def _import(value: Any, port: Port, wanted: np.dtype[Any]) -> np.ndarray:
         raise RuntimeFault("NM610", f"input '{port.name}': {error}") from error
     if array.dtype == object:
         raise RuntimeFault("NM610", f"input '{port.name}' is a {type(value).__name__}, not a tensor")
-    # Plain Python numbers have no size: they take the port's, but 1.5 does not become 1.
-    return array.astype(wanted) if np.can_cast(array.dtype, wanted, "same_kind") else array
+    return _fit_numbers(array, wanted)
+
+
+def _fit_numbers(array: np.ndarray, wanted: np.dtype[Any]) -> np.ndarray:
+    """Plain Python numbers have no size, so they take the port's; but 1.5 does not become 1, nor 300 a byte."""
+    if array.dtype.kind not in "biuf":
+        return array
+    fitted = array.astype(wanted)
+    harmless = np.can_cast(array.dtype, wanted, "same_kind") and wanted.kind not in "iu"
+    return fitted if harmless or np.array_equal(fitted, array) else array
 
 
 def _from_dlpack(value: Any, port: Port) -> np.ndarray:
-    device = value.__dlpack_device__()[0] if hasattr(value, "__dlpack_device__") else 1
-    if device not in _CPU_DEVICES:
-        raise RuntimeFault("NM610", f"input '{port.name}' is not in main memory", "move it there, e.g. with x.cpu()")
     if hasattr(value, "detach"):
         value = value.detach()  # torch does not export a tensor that takes part in a gradient
     try:
+        if value.__dlpack_device__()[0] not in _CPU_DEVICES:
+            raise RuntimeFault("NM610", f"input '{port.name}' is not in main memory", "move it there: x.cpu()")
         if str(getattr(value, "dtype", "")) == "torch.bfloat16":  # numpy's DLPack import knows no bf16
             bits = np.from_dlpack(value.contiguous().view(sys.modules["torch"].int16))
             return bits.view(numpy_dtype("bf16"))
         return np.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
         raise RuntimeFault("NM610", f"input '{port.name}' cannot be taken over: {error}") from error
 
 
