@@ -1,4 +1,4 @@
-"""Every phase and pass that works on tensors, in order. Kernel selection and the arena come after them (`pipeline.py`)."""
+"""Every phase and pass that works on tensors, in order. Kernels and the arena come after them (`pipeline.py`)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from nomul.passes.dead_code import DeadCode
 from nomul.passes.fold_constants import FoldConstants
 from nomul.passes.fold_makers import FoldMakers
 from nomul.passes.group import Group
+from nomul.passes.rewrite import Rewrite
 from nomul.passes.runner import Fixpoint, Phase
 
 
 def phases(recipe: Mapping[str, str] | None = None) -> list[Phase]:
     """From an imported module to one whose @main only calls fused groups. recipe: encoding by weight name pattern."""
-    clean = Fixpoint((FoldConstants(), CommonSubexpressions(), DeadCode()))
+    clean = Fixpoint((Rewrite("simplify"), FoldConstants(), CommonSubexpressions(), DeadCode()))
+    fuse = Fixpoint((Rewrite("fuse"), *clean.passes))
     return [
         Phase("clean", (clean,)),
+        Phase("fuse", (fuse,)),
         Phase("group", (FoldMakers(), clean, Group(), DeadCode())),
     ]

@@ -69,5 +69,3 @@ def attr_dims(value: object) -> frozenset[str]:
     if isinstance(value, Dim):
         return value.names()
     return frozenset().union(*(attr_dims(item) for item in value)) if isinstance(value, tuple) else frozenset()
-
-

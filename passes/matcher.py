@@ -1,8 +1,8 @@
 """Patterns of graphs, written like builds: `g.ew.mul(x, g.ew.sigmoid(x))`, and their matching against a value.
 
 A pattern's variables are the parameters of the function that makes it; an annotation narrows them (`eps: Constant`,
-`gamma: Weight | None`). Commutative ops match in both orders, `g.any_of(...)` tries alternatives, a number matches a literal
-close to it. Attributes match by equality, by a predicate, or are captured with `g.attr(name)`; a negative axis counts
+`gamma: Weight | None`). Commutative ops match in both orders, `g.any_of(...)` tries alternatives, a number matches a
+literal close to it. Attributes match by equality, by a predicate, or are captured with `g.attr(name)`; a negative axis counts
 from the last axis of the first operand. Every failure leaves its reason, and the closest one is kept.
 """
 

@@ -9,10 +9,14 @@ from nomul.ir.graph import Func, Node, Value
 from nomul.passes.graph_tools import is_elementwise, is_view
 from nomul.passes.shapes import strides_through, view_chain
 
-COSTLY = frozenset(
-    f"ew.{name}"
-    for name in "exp log log1p sin cos tanh erf sigmoid elu gelu silu mish softplus pow sqrt rsqrt div".split()
-)
+_CHEAP_FAMILIES = ("arithmetic", "logic")
+_COSTLY_ARITHMETIC = {"ew.div", "ew.floor_div", "ew.mod", "ew.fmod", "ew.pow", "ew.sqrt", "ew.rsqrt", "ew.reciprocal"}
+
+
+def is_costly(node: Node) -> bool:
+    """Whether computing an element takes so long that it should be computed once."""
+    family = node.spec.function.__module__.rsplit(".", 1)[-1]
+    return family not in _CHEAP_FAMILIES or node.op in _COSTLY_ARITHMETIC
 
 
 def absorb_views(func: Func, node: Node, position: int, group: set[Node], taken: set[Node]) -> None:
@@ -44,9 +48,7 @@ def inner_views_of(chain: list[Node]) -> list[Node]:
     return chain
 
 
-def _take_chain(
-    func: Func, node: Node, position: int, chain: list[Node], group: set[Node], taken: set[Node]
-) -> None:
+def _take_chain(func: Func, node: Node, position: int, chain: list[Node], group: set[Node], taken: set[Node]) -> None:
     for view in chain:
         view = own_copy(func, view, node, position)
         group.add(view)
@@ -109,4 +111,4 @@ def _belongs(func: Func, producer: Node, group: set[Node], repeated: bool) -> bo
     value = producer.result
     if any(value is returned for returned in func.returns) or any(node not in group for node, _ in value.users):
         return False
-    return not repeated or producer.op not in COSTLY
+    return not repeated or not is_costly(producer)

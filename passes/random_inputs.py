@@ -25,8 +25,10 @@ def random_dims(module: Module, generator: np.random.Generator) -> dict[str, int
 
 
 def random_inputs(module: Module, dims: Mapping[str, int], generator: np.random.Generator) -> list[np.ndarray]:
-    """One array for each parameter of @main. Floats are normal; integers that index something stay below its size, other
-    integers and bools are 0 or 1 with a 1 in front (they are masks as a rule)."""
+    """One array for each parameter of @main.
+
+    Floats are normal; integers that index something stay below its size; other integers and bools are masks as a rule:
+    0 or 1, with a 1 in front."""
     return [_random_array(param.type, index_limit(param, dims), dims, generator) for param in module.main.params]
 
 

@@ -29,7 +29,7 @@ class NoMatch(Exception):
 
 
 class Rewriter(Builder):
-    """Builds in front of the node that a rule replaces; what depends on weights and literals only is computed at once."""
+    """Builds in front of the node that a rule replaces; what depends on weights and literals only is computed."""
 
     def __init__(self, module: Module, func: Func, root: Node) -> None:
         super().__init__(func, before=root, loc=root.loc)

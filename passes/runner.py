@@ -120,7 +120,8 @@ class PassRunner:
             if not any(record.changed for record in self.records[start:]):
                 return module
         busy = ", ".join(record.name for record in self.records[start:] if record.changed)
-        raise NomulError("NM453", f"passes of phase '{phase}' still change the module after {step.limit} rounds: {busy}")
+        message = f"passes of phase '{phase}' still change the module after {step.limit} rounds: {busy}"
+        raise NomulError("NM453", message, help=_BUG)
 
     def _verify(self, module: Module, item: Pass, report: Report) -> None:
         try:

@@ -110,8 +110,10 @@ def _step(node: Node, shape: Shape, strides: Shape) -> Shape | None:
         return (*strides[:axis], strides[axis] * node.attrs["step"], *strides[axis + 1 :])
     if node.op == "view.expand":
         lead = node.result.type.rank - len(shape)
-        kept = [Dim.of(0) if old == ONE and new != ONE else stride
-                for old, new, stride in zip(shape, node.result.shape[lead:], strides, strict=True)]
+        kept = [
+            Dim.of(0) if old == ONE and new != ONE else stride
+            for old, new, stride in zip(shape, node.result.shape[lead:], strides, strict=True)
+        ]
         return (*(Dim.of(0),) * lead, *kept)
     return reshaped_strides(shape, strides, node.result.shape)
 

@@ -1,0 +1,1 @@
+"""Fusions: one op for what exporters write as many."""

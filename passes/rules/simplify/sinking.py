@@ -1,0 +1,125 @@
+"""Reshapes move behind ops that work on rows or single elements, where they meet others and vanish."""
+
+from __future__ import annotations
+
+from nomul.ir.dim import Dim
+from nomul.ir.graph import Constant, Node, Value
+from nomul.passes.graph_tools import is_known, number, produced_by
+from nomul.passes.rule import NodeRule, Rewriter
+from nomul.passes.rules.simplify.broadcast import ELEMENTWISE
+from nomul.passes.shapes import ONE, Shape, reshape_groups
+
+
+def keeps_last_axis(source: Shape, target: Shape) -> bool:
+    """Whether a reshape leaves the last axis alone."""
+    if not source or not target or source[-1] != target[-1]:
+        return False
+    if source[-1] == ONE:
+        return True
+    groups = reshape_groups(source, target)
+    return groups[-1].source == (len(source) - 1,) and groups[-1].target == (len(target) - 1,)
+
+
+class ComputeBeforeReshape(NodeRule):
+    """f(reshape(x), c) -> reshape(f(x, c)) for literals c, for known vectors along an untouched last axis, and for
+    operands reshaped alike."""
+
+    ops = ELEMENTWISE
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        reshapes = [produced_by(arg, "view.reshape") for arg in node.args]
+        first = next((reshape for reshape in reshapes if reshape), None)
+        if first is None or first.result.shape != node.result.shape:
+            return None
+        source = first.args[0]
+        assert source is not None
+        args = []
+        for arg, reshape in zip(node.args, reshapes, strict=True):
+            moved = self._moved(arg, reshape, source.shape, node.result.shape)
+            if moved is None:
+                return None
+            args.append(moved)
+        return g.view.reshape(g.op(node.op, *args, **node.attrs), shape=node.result.shape)
+
+    @staticmethod
+    def _moved(arg: Value | None, reshape: Node | None, source: Shape, target: Shape) -> Value | None:
+        """The operand that does before the reshape what `arg` does behind it."""
+        if reshape is not None and reshape.args[0] is not None and reshape.args[0].shape == source:
+            return reshape.args[0] if reshape.result.shape == target else None
+        if isinstance(arg, Constant):
+            return arg
+        along_last = arg is not None and arg.type.rank == 1 and arg.shape == target[-1:]
+        return arg if is_known(arg) and along_last and keeps_last_axis(source, target) else None
+
+
+class RowsBeforeReshape(NodeRule):
+    """linear, norms and softmax over the last axis of reshape(x) -> reshape behind them, where it leaves that axis."""
+
+    ops = ("nn.linear", "nn.layer_norm", "nn.rms_norm", "nn.softmax", "nn.log_softmax")
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        reshape = produced_by(node.args[0], "view.reshape")
+        source = reshape.args[0] if reshape else None
+        if reshape is None or source is None or not keeps_last_axis(source.shape, reshape.result.shape):
+            return None
+        attrs = dict(node.attrs)
+        if "axis" in attrs:
+            if attrs["axis"] != reshape.result.type.rank - 1:
+                return None
+            attrs["axis"] = source.type.rank - 1
+        return g.view.reshape(g.op(node.op, source, *node.args[1:], **attrs), shape=node.result.shape)
+
+
+class MatmulBeforeReshape(NodeRule):
+    """reshape(a) @ reshape(b) with merged or split leading axes alike -> reshape(a @ b)."""
+
+    ops = ("nn.matmul",)
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        sources = []
+        for arg in node.args:
+            reshape = produced_by(arg, "view.reshape")
+            source = reshape.args[0] if reshape else None
+            if arg is None or source is None or source.type.rank < 3 or source.shape[-2:] != arg.shape[-2:]:
+                return None
+            if arg.shape[:-2] != node.result.shape[:-2]:
+                return None
+            sources.append(source)
+        if sources[0].shape[:-2] != sources[1].shape[:-2]:
+            return None
+        return g.view.reshape(g.nn.matmul(*sources), shape=node.result.shape)
+
+
+class MeanFromSum(NodeRule):
+    """sum(x) * (1 / n) -> mean(x), where n is the number of elements summed."""
+
+    ops = ("ew.mul",)
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        total, share = produced_by(node.args[0], "reduce.sum"), number(node.args[1])
+        if total is None or share is None or total.args[0] is None or not total.result.dtype.is_float:
+            return None
+        count = Dim.of(1)
+        for axis in total.attrs["axes"]:
+            count = count * total.args[0].shape[axis]
+        if count.value is None or abs(share * int(count) - 1) > 1e-5:
+            return None
+        return g.reduce.mean(total.args[0], **total.attrs)
+
+
+class ReduceKeepsAxes(NodeRule):
+    """reshape(reduce(x)) that puts the reduced axes back with size 1 -> reduce {keepdims}."""
+
+    ops = ("view.reshape",)
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        reduction = node.args[0].producer if node.args[0] is not None else None
+        if reduction is None or "axes" not in reduction.attrs or reduction.attrs["keepdims"]:
+            return None
+        if len(reduction.result.users) > 1:
+            return None
+        kept = g.op(reduction.op, reduction.args[0], **(reduction.attrs | {"keepdims": True}))
+        if kept.shape == node.result.shape:
+            return kept
+        g.discard()
+        return None
