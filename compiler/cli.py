@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except Exception as error:
-        if arguments.traceback:
+        if getattr(arguments, "traceback", False):
             traceback.print_exc()
         print(describe(error), file=sys.stderr)
         return EXIT_ERROR
@@ -69,7 +69,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nomul", description="Compile PyTorch and ONNX models to one small shared library.", parents=[common]
     )
-    parser.set_defaults(traceback=False)
     parser.add_argument("--version", action="version", version=f"nomul {package_version()}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, module in sorted(all_commands().items()):

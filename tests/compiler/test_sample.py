@@ -1,0 +1,65 @@
+"""Random inputs respect what the model does with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nomul.ir.errors import NomulError
+from nomul.ir.parser import parse_module
+from nomul.sample import InputSpec, input_specs, pick_dims, sample_inputs, spread_dims
+
+EMBED = """\
+nomul.ir 1
+dim B in [1, 8]
+dim S in [1, 512]
+weight @table : f32[30, 4]
+func @main(%ids: i64[B, S], %mask: i64[B, S], %x: f32[S], %flag: bool[B]) -> (f32[B, S, 4], f32[B, S]) {
+  %e = index.gather @table, %ids : f32[B, S, 4]
+  %m = ew.cast %mask {dtype="f32"} : f32[B, S]
+  %y = ew.mul %m, %x : f32[B, S]
+  return %e, %y
+}
+"""
+
+
+def test_an_index_stays_in_its_table_and_a_mask_is_0_or_1() -> None:
+    specs = input_specs(parse_module(EMBED))
+    assert [(spec.name, spec.low, spec.high) for spec in specs[:2]] == [("ids", 0, 29), ("mask", 0, 1)]
+    ids, mask, x, flag = sample_inputs(specs, {"B": 8, "S": 64})
+    assert ids.shape == mask.shape == (8, 64) and ids.dtype == np.int64
+    assert ids.min() >= 0 and 20 < ids.max() <= 29
+    assert set(np.unique(mask)) == {0, 1} and mask[:, 0].all()
+    assert x.dtype == np.float32 and flag.dtype == np.bool_
+
+
+def test_equal_seeds_give_equal_arrays() -> None:
+    specs = input_specs(parse_module(EMBED))
+    sizes = {"B": 2, "S": 5}
+    for left, right in zip(sample_inputs(specs, sizes, 3), sample_inputs(specs, sizes, 3), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert not np.array_equal(sample_inputs(specs, sizes, 3)[2], sample_inputs(specs, sizes, 4)[2])
+
+
+def test_default_sizes() -> None:
+    ranges = {"batch": (1, 64), "S": (1, 512), "W": (32, 64), "T": (200, 300)}
+    assert pick_dims(ranges, {}) == {"batch": 1, "S": 128, "W": 64, "T": 200}
+    assert pick_dims(ranges, {"S": 512})["S"] == 512
+
+
+@pytest.mark.parametrize(("given", "code"), [({"S": 0}, "NM010"), ({"S": 513}, "NM010"), ({"Z": 1}, "NM206")])
+def test_refused_sizes(given: dict[str, int], code: str) -> None:
+    with pytest.raises(NomulError, match=code):
+        pick_dims({"S": (1, 512)}, given)
+
+
+def test_spread_covers_default_and_smallest_without_repeats() -> None:
+    cases = spread_dims({"S": (1, 512), "B": (1, 1)}, {}, 4)
+    assert cases[:2] == [{"S": 128, "B": 1}, {"S": 1, "B": 1}]
+    assert len(cases) == len({tuple(case.items()) for case in cases})
+    assert all(1 <= case["S"] <= 256 and case["B"] == 1 for case in cases)
+    assert spread_dims({"S": (1, 512)}, {"S": 7}, 4) == [{"S": 7}]
+
+
+def test_a_spec_without_table_is_a_mask() -> None:
+    assert (InputSpec.low, InputSpec.high) == (0, 1)
