@@ -32,8 +32,9 @@ def bind_dims(module: Module, types: Sequence[Tensor], inputs: Sequence[np.ndarr
         if array.dtype != type.dtype.numpy or array.ndim != type.rank:
             raise NomulError("NM101", f"an input is {array.dtype}{list(array.shape)}, but must be {type}")
         for size, extent in zip(type.shape, array.shape, strict=True):
-            if len(size.terms) == 1 and len(size.names()) == 1 and size == Dim.of(next(iter(size.names()))):
-                dims.setdefault(str(size), extent)
+            solved = _solve(size, extent)
+            if solved:
+                dims.setdefault(*solved)
     for type, array in zip(types, inputs, strict=True):
         if type_shape(type, dims) != array.shape:
             raise NomulError("NM101", f"an input has shape {list(array.shape)}, but must be {type} with {dims}")
@@ -42,6 +43,14 @@ def bind_dims(module: Module, types: Sequence[Tensor], inputs: Sequence[np.ndarr
         if not low <= value <= high:
             raise NomulError("NM101", f"dim {name} = {value} is outside its range [{low}, {high}]")
     return dims
+
+
+def _solve(size: Dim, extent: int) -> tuple[str, int] | None:
+    """The name in `factor * name + offset` and its value where that is the extent; None for a size of another form."""
+    names = sorted(size.names())
+    factor = dict(size.terms).get((names[0],), 0) if len(names) == 1 else 0
+    offset = size - Dim.of(names[0]) * factor if factor else size
+    return (names[0], (extent - int(offset)) // factor) if factor and offset.is_constant else None
 
 
 def type_shape(type: Tensor, dims: Mapping[str, int]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Frontends: one package for each kind of source model. torch and onnx are imported only below here, and only when used."""
+"""Frontends: one package for each kind of source model. torch and onnx are imported only below here, when used."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""ONNX operators, one family a file; `nomul.frontend.onnx.registry` imports every file here by itself."""
