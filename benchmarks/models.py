@@ -79,7 +79,7 @@ def _minilm_l6() -> Subject:
         )
         return path
 
-    return Subject(model, export, {"example_inputs": example, "dynamic": dict.fromkeys(names, axes)})
+    return Subject(model, export, {"example_inputs": example, "dynamic_shapes": dict.fromkeys(names, axes)})
 
 
 def _entries() -> Iterator[Entry]:

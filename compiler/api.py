@@ -43,7 +43,8 @@ def compile(
     output: `model.so`, or a folder for the bundle with C source; None: a file that lives as long as the result.
     dump: folder for everything in between.  check: compare with the interpreter after every pass.
     weights: "embedded", "external" (a file beside the library), or "auto" (external from 1 GiB).
-    strict: fail where only a generic kernel serves.  source_options: for `import_torch` (dynamic, dynamic_shapes, ...).
+    strict: fail where only a generic kernel serves.  source_options: for torch, `dynamic_shapes` and
+    `example_kwargs` of `nomul.frontend.torch.import_torch`.
     Raises NomulError with all problems of the stage that failed.
     """
     folder = None if output else Path(tempfile.mkdtemp(prefix="nomul-"))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
+
+OCR_MODELS = ("PP-OCRv6_rec_small", "PP-OCRv6_det_small", "ch_ppocr_mobile_v2.0_cls_mobile")
 
 
 class PackageMissing(Exception):
@@ -30,7 +34,7 @@ def minilm_l3() -> Path:
 
 
 def ocr_model(name: str) -> Path:
-    """A model of rapidocr, ONNX: PP-OCRv6_rec_small, PP-OCRv6_det_small, ch_ppocr_mobile_v2.0_cls_mobile."""
+    """A model of rapidocr, ONNX; name: one of OCR_MODELS (recogniser, detector, classifier of text direction)."""
     return package_file("rapidocr", f"models/{name}.onnx")
 
 
@@ -46,3 +50,21 @@ def minilm_l6() -> Any:
     weights = load_file(folder / "model.safetensors")
     model.load_state_dict({name: weights[name] for name in model.state_dict()})
     return model.eval()
+
+
+def main() -> int:
+    """`python examples/real_models.py minilm_l3` prints the path of that ONNX file."""
+    paths = {"minilm_l3": minilm_l3, **{name: partial(ocr_model, name) for name in OCR_MODELS}}
+    if len(sys.argv) != 2 or sys.argv[1] not in paths:
+        print(f"usage: real_models.py {'|'.join(paths)}", file=sys.stderr)
+        return 2
+    try:
+        print(paths[sys.argv[1]]())
+    except PackageMissing as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
