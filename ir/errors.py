@@ -26,7 +26,7 @@ class Problem:
     def render(self) -> str:
         lines = [f"error[{self.code}]: {self.message}"]
         if self.loc:
-            lines.append(f"  at: {self.loc}")
+            lines.append(f"  at: {' '.join(self.loc.split())}")
         if self.text is not None:
             lines += self._excerpt(self.text)
         if self.help:

@@ -48,7 +48,11 @@ def attention(
     """softmax(q k^T * scale + mask) v for each head; head h reads key head h // (H / G).
 
     mask broadcasts to [B, H, S, T]: added when float, True = may be seen when bool. causal: query s sees keys t <= s.
-    A row that may see nothing gives 0."""
+    A row that may see nothing gives 0. Sixteen-bit floats are computed as f32 and rounded once."""
+    if q.dtype.itemsize == 2:
+        mask = mask if mask is None or mask.dtype == np.bool_ else mask.astype(np.float32)
+        wide = [x.astype(np.float32) for x in (q, k, v)]
+        return attention.function(*wide, mask, scale=scale, causal=causal).astype(q.dtype)
     k, v = (np.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
     scores = np.einsum("bshd,bthd->bhst", q, k) * q.dtype.type(scale)
     if mask is not None:

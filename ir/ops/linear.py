@@ -15,7 +15,7 @@ from nomul.ir.types import Tensor
 @op("nn.linear", Kind.ANCHOR)
 def linear(x: "f[..., K]", w: "f[N, K]", bias: "f[N] | None" = None) -> "f[..., N]":
     """x @ w.T + bias. The encoding of w decides how its elements are stored."""
-    y = x @ w.T
+    y = (x @ w.T).astype(x.dtype, copy=False)  # numpy multiplies bf16 into f32
     return y if bias is None else y + bias
 
 
@@ -31,4 +31,4 @@ def infer_matmul(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tenso
 @op("nn.matmul", Kind.ANCHOR, infer=infer_matmul)
 def matmul(x: "f[_any]", y: "f[_any]") -> "f[..., M, N]":
     """x @ y over the last two axes; leading axes broadcast. Both are activations (a weight on the right: nn.linear)."""
-    return np.matmul(x, y)
+    return np.matmul(x, y).astype(x.dtype, copy=False)

@@ -44,7 +44,7 @@ def infer_transpose(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Te
 @op("view.transpose", VIEW, infer=infer_transpose)
 def transpose(x: "t[...]", *, perm: tuple[int, ...]) -> "t[...]":
     """Axis i of the result is axis perm[i] of x."""
-    return np.ascontiguousarray(x.transpose(perm))
+    return x.transpose(perm).copy()
 
 
 def infer_expand(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
@@ -58,7 +58,7 @@ def infer_expand(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tenso
 @op("view.expand", VIEW, infer=infer_expand)
 def expand(x: "t[...]", *, shape: tuple[Dim, ...]) -> "t[...]":
     """Repeat along axes of size 1 and new leading axes (numpy's broadcast)."""
-    return np.ascontiguousarray(np.broadcast_to(x, shape))
+    return np.broadcast_to(x, shape).copy()
 
 
 def infer_slice(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
