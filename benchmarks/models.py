@@ -95,13 +95,13 @@ def _entries() -> Iterator[Entry]:
 _OCR: tuple[tuple[str, dict[str, tuple[int, int]], tuple[dict[str, int], ...]], ...] = (
     (
         "PP-OCRv6_rec_small",
-        {"DynamicDimension_0": (1, 8), "DynamicDimension_1": (32, 2048)},
-        tuple({"DynamicDimension_0": 1, "DynamicDimension_1": width} for width in (160, 320, 640)),
+        {"x_0": (1, 8), "x_3": (32, 2048)},
+        tuple({"x_0": 1, "x_3": width} for width in (160, 320, 640)),
     ),
     (
-        "PP-OCRv6_det_small",
-        {"DynamicDimension_0": (1, 1), "DynamicDimension_1": (32, 1536), "DynamicDimension_2": (32, 1536)},
-        tuple({"DynamicDimension_1": side, "DynamicDimension_2": side} for side in (320, 640)),
+        "PP-OCRv6_det_small",  # height and width are multiples of 32
+        {"x_0": (1, 1), "x_2": (32, 1536), "x_3": (32, 1536)},
+        tuple({"x_2_div32": side // 32, "x_3_div32": side // 32} for side in (320, 640)),
     ),
     (
         "ch_ppocr_mobile_v2.0_cls_mobile",

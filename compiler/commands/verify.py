@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,14 +39,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from nomul.runtime.loader import load
-    from nomul.sample import input_specs, sample_inputs, spread_dims
+    from nomul.sample import artifact_specs, sample_inputs, spread_dims
     from nomul.source import read_model
 
     artifact = load(arguments.artifact)
     artifact.force_level(arguments.level)
-    module = read_model(arguments.model, dims=artifact.dims)
+    module = read_model(arguments.model)
+    module.dims = dict.fromkeys(module.dims, (0, inf))  # the artifact's ranges count, which may be wider
     _check_ports(module, artifact)
-    specs = input_specs(module)
+    specs = artifact_specs(artifact)
     references = _references(module, arguments.model)
     rows: list[tuple[str, ...]] = []
     worst = 0.0
