@@ -210,9 +210,7 @@ class Dim:
         parts: list[str] = []
         for monomial, factor in self.terms:
             alone = len(monomial) == 1 and factor == 1  # elsewhere a product or sign would take a part of the quotient
-            names = [
-                atom_text(atom) if alone or isinstance(atom, str) else f"({atom_text(atom)})" for atom in monomial
-            ]
+            names = [atom_text(atom) if alone or isinstance(atom, str) else f"({atom_text(atom)})" for atom in monomial]
             size = [str(abs(factor))] if abs(factor) != 1 or not names else []
             sign = "-" if factor < 0 else "+"
             parts += [sign, "*".join(size + names)]

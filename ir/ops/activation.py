@@ -108,10 +108,12 @@ def softplus(x: "f[*]") -> "f[*]":
 @op("ew.hard_sigmoid", EW)
 def hard_sigmoid(x: "f[*]", *, alpha: float = 1 / 6, beta: float = 0.5) -> "f[*]":
     """clip(alpha * x + beta, 0, 1)."""
-    return np.clip(x.dtype.type(alpha) * x + x.dtype.type(beta), x.dtype.type(0), x.dtype.type(1))
+    y = x.dtype.type(alpha) * x + x.dtype.type(beta)
+    return np.minimum(np.maximum(y, x.dtype.type(0)), x.dtype.type(1))
 
 
 @op("ew.hard_swish", EW)
 def hard_swish(x: "f[*]") -> "f[*]":
     """x * clip(x / 6 + 1/2, 0, 1)."""
-    return x * np.clip(x * x.dtype.type(1 / 6) + x.dtype.type(0.5), x.dtype.type(0), x.dtype.type(1))
+    gate = x * x.dtype.type(1 / 6) + x.dtype.type(0.5)
+    return x * np.minimum(np.maximum(gate, x.dtype.type(0)), x.dtype.type(1))
