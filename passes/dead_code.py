@@ -44,7 +44,7 @@ def erase_dead(func: Func, candidates: Iterable[Node]) -> None:
 def _drop_functions(module: Module) -> None:
     reached, todo = {"main"}, ["main"]
     while todo:
-        callees = {node.attrs.get("func") for node in module.funcs[todo.pop()].nodes} - reached - {None}
+        callees = {node.attrs["func"] for node in module.funcs[todo.pop()].nodes if "func" in node.attrs} - reached
         reached |= callees
         todo += callees
     for name in [name for name in module.funcs if name not in reached]:

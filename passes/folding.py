@@ -34,9 +34,11 @@ def fold(module: Module, func: Func, node: Node, name: str = "") -> Value | None
     if not worth_folding(node.result.type, sum(array.nbytes for array in arrays if array is not None)):
         return None
     (array,) = evaluate_node(node, arrays, {})
-    known = as_known(module, array, name or weight_name(node))
+    wanted = name or weight_name(node)
+    known = as_known(module, array, wanted)
     func.replace_all(node.result, known)
     func.erase(node)
+    take_name(module, known, wanted)
     return known
 
 
@@ -52,6 +54,19 @@ def as_known(module: Module, array: np.ndarray, name: str) -> Value:
     if array.ndim == 0:
         return Constant(array.item(), DType.from_numpy(array.dtype))
     return module.add_weight(Weight.dense(name, np.ascontiguousarray(array)))
+
+
+def take_name(module: Module, value: Value, wanted: str) -> None:
+    """Give a new weight the name of the weight that it replaces, once nobody uses that one any more."""
+    old = module.weights.get(wanted)
+    if not isinstance(value, Weight) or old is None or old is value or old.users:
+        return
+    if any(old is returned for func in module.funcs.values() for returned in func.returns):
+        return
+    del module.weights[value.name]
+    module.remove_weight(old)
+    value.name = wanted
+    module.weights[wanted] = value
 
 
 def weight_name(node: Node) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from nomul.ir.graph import Constant, Func, Node, Value, Weight
 from nomul.ir.op import Kind
 from nomul.ir.types import DType
 
 
 def number(value: Value | None) -> float | None:
-    """The number of a numeric literal, or None."""
+    """The number of a numeric literal, or None; for an f32 the shortest that rounds to it, as a reader expects."""
     if isinstance(value, Constant) and value.dtype is not DType.BOOL:
-        return float(value.value)
+        exact = float(value.value)
+        shortest = float(str(np.float32(exact)))
+        return shortest if value.dtype is DType.F32 else exact
     return None
 
 

@@ -2,8 +2,8 @@
 
 A pattern's variables are the parameters of the function that makes it; an annotation narrows them (`eps: Constant`,
 `gamma: Weight | None`). Commutative ops match in both orders, `g.any_of(...)` tries alternatives, a number matches a
-literal close to it. Attributes match by equality, by a predicate, or are captured with `g.attr(name)`; a negative axis counts
-from the last axis of the first operand. Every failure leaves its reason, and the closest one is kept.
+literal close to it. Attributes match by equality, by a predicate, or are captured with `g.attr(name)`; a negative axis
+counts from the last axis of the first operand. Every failure leaves its reason, and the closest one is kept.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from nomul.ir.graph import Constant, Node, Value, Weight
 from nomul.ir.op import get_op
+from nomul.ir.text import operand_text
 from nomul.ir.types import DType
 
 CLOSE = 1e-4  # relative difference between a literal and a pattern's number
@@ -149,7 +150,7 @@ def compile_pattern(function: Callable[..., Pattern]) -> Compiled:
         variables.append(Variable.of(parameter.name, text))
     root = function(PatternBuilder(), *variables)
     names = set(_labels(root)) | {variable.label for variable in variables}
-    return Compiled(root, frozenset(name for name in names if name), _size(root))
+    return Compiled(root, frozenset(name for name in names if name), len(_largest(root)))
 
 
 def _labels(pattern: Pattern) -> Iterator[str]:
@@ -165,12 +166,13 @@ def _labels(pattern: Pattern) -> Iterator[str]:
         yield from _labels(part)
 
 
-def _size(pattern: Pattern) -> int:
+def _largest(pattern: Pattern) -> frozenset[Pattern]:
+    """The op nodes of a pattern with its largest alternatives."""
     if isinstance(pattern, OpPattern):
-        return 1 + sum(_size(arg) for arg in pattern.args)
+        return frozenset([pattern]).union(*(_largest(arg) for arg in pattern.args))
     if isinstance(pattern, Choice):
-        return max(_size(alternative) for alternative in pattern.alternatives)
-    return 0
+        return max((_largest(alternative) for alternative in pattern.alternatives), key=len)
+    return frozenset()
 
 
 class Match:
@@ -262,7 +264,8 @@ class Matcher:
                 captured[wanted.name] = given
             elif not _attr_fits(wanted, given, rank):
                 text = "another value" if callable(wanted) else str(wanted)
-                self._fail(bound, node.results[0], f"{node.op} has {name}={given}, needs {text}")
+                deeper = bound | {"": bound[""] + 1}  # the op itself fitted
+                self._fail(deeper, node.results[0], f"{node.op} has {name}={given}, needs {text}")
                 return None
         return captured
 
@@ -284,7 +287,7 @@ def _leaf_fault(pattern: Pattern, value: Value | None) -> str | None:
         if not isinstance(value, Constant) or value.dtype is DType.BOOL:
             return f"needs the number {pattern.value:g}, found {_text(value)}"
         fits = isclose(float(value.value), pattern.value, rel_tol=CLOSE)
-        return None if fits else f"needs the number {pattern.value:g}, found {value}"
+        return None if fits else f"needs the number {pattern.value:g}, found {_text(value)}"
     assert isinstance(pattern, Variable)
     if value is None:
         return None if pattern.optional else f"the operand '{pattern.label}' is absent"
@@ -311,4 +314,4 @@ def _same(left: Value | None, right: Value | None) -> bool:
 
 
 def _text(value: Value | None) -> str:
-    return "nothing" if value is None else str(value)
+    return "nothing" if value is None else operand_text(value)

@@ -50,7 +50,7 @@ def index_limit(value: Value, dims: Mapping[str, int]) -> int | None:
     """The size of the axis that an integer value indexes, directly or through views and casts; None for other uses."""
     if not value.dtype.is_integer:
         return None
-    limits = []
+    limits: list[int | None] = []
     for node, position in value.users:
         if node.op.startswith("index.") and position == 1 and node.args[0] is not None:
             table = node.args[0].type.shape

@@ -56,6 +56,7 @@ class Rewrite(Pass):
         try:
             new = rule.attempt(g, node, misses)
             if new is None:
+                g.discard()
                 return False
             _replace(func, node, new, g)
             return True
@@ -81,3 +82,4 @@ def _replace(func: Func, node: Node, new: Value, g: Rewriter) -> None:
     erase_dead(func, [node, *reversed(g.created)])
     if new.producer in g.created:
         func.rename(new, name)
+    g.finish()

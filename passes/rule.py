@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from nomul.ir.builder import Builder
 from nomul.ir.graph import Func, Module, Node, Value, Weight
 from nomul.passes.base import Miss
-from nomul.passes.folding import as_known, fold
+from nomul.passes.folding import as_known, fold, take_name, weight_name
 from nomul.passes.matcher import Compiled, Match, Matcher, Pattern, compile_pattern
 
 
@@ -35,7 +35,7 @@ class Rewriter(Builder):
         super().__init__(func, before=root, loc=root.loc)
         self.module = module
         self.created: list[Node] = []
-        self._weights: list[Weight] = []
+        self._weights: dict[Weight, str] = {}
 
     def node(self, op: str, *args: Any, name: str = "", **attrs: Any) -> Node:
         node = super().node(op, *args, name=name, **attrs)
@@ -45,20 +45,29 @@ class Rewriter(Builder):
     def op(self, op: str, *args: Any, name: str = "", **attrs: Any) -> Value:
         """Like Builder.op; the result is a weight or a literal where all operands are."""
         node = self.node(op, *args, name=name, **attrs)
-        known = fold(self.module, self.func, node, name)
+        wanted = name or weight_name(node)
+        known = fold(self.module, self.func, node, wanted)
         if known is None:
             return node.result
         self.created.remove(node)
-        return self._kept(known)
+        return self._kept(known, wanted)
 
     def weight(self, name: str, array: Any) -> Value:
         """A new weight (a literal for a number without axes)."""
-        return self._kept(as_known(self.module, array, name))
+        return self._kept(as_known(self.module, array, name), name)
 
-    def _kept(self, known: Value) -> Value:
+    def _kept(self, known: Value, wanted: str) -> Value:
         if isinstance(known, Weight):
-            self._weights.append(known)
+            self._weights[known] = wanted
         return known
+
+    def finish(self) -> None:
+        """The rewrite is done: new weights take the names of those that they replaced, unused ones go."""
+        self._drop_weights()
+        for weight, wanted in self._weights.items():
+            if self._is_registered(weight):
+                take_name(self.module, weight, wanted)
+        self._weights.clear()
 
     def discard(self) -> None:
         """Erase the nodes made so far that nobody uses: the rewrite was given up."""
@@ -66,10 +75,17 @@ class Rewriter(Builder):
             if not any(result.users for result in node.results):
                 self.func.erase(node)
         self.created.clear()
-        for weight in self._weights:
-            if not weight.users:
-                self.module.remove_weight(weight)
+        self._drop_weights()
         self._weights.clear()
+
+    def _drop_weights(self) -> None:
+        for weight in self._weights:
+            returned = any(weight is value for value in self.func.returns)
+            if self._is_registered(weight) and not weight.users and not returned:
+                self.module.remove_weight(weight)
+
+    def _is_registered(self, weight: Weight) -> bool:
+        return self.module.weights.get(weight.name) is weight
 
 
 class Rule:
@@ -103,7 +119,6 @@ class NodeRule(Rule):
         try:
             return self.apply(g, node)
         except NoMatch as miss:
-            g.discard()
             misses.append(self._miss(node, miss.reason, miss.culprit, 0.9))
             return None
 
@@ -137,7 +152,7 @@ class PatternRule(Rule):
             except NoMatch as miss:
                 g.discard()
                 refused = refused or self._miss(node, miss.reason, miss.culprit, 1.0)
-        if refused is None and matcher.failure.matched >= max(2, self._compiled.size // 2):
+        if refused is None and matcher.failure.matched >= max(2, self._compiled.size // 4):
             closeness = matcher.failure.matched / self._compiled.size
             failure = matcher.failure
             root = str(node.results[0])

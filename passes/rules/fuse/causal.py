@@ -116,11 +116,10 @@ class _Judge:
     def _array_verdict(self, array: np.ndarray) -> Verdict:
         if array.all():
             return "always"
-        sizes = tuple(size.value for size in self.sizes)
-        flat = array.reshape(-1, *array.shape[-2:]) if array.ndim >= 2 else None
-        if flat is None or flat.shape[1:] != sizes:
+        if array.ndim < 2 or array.shape[-2:] != tuple(size.value for size in self.sizes):
             return "unknown"
-        return "causal" if all(np.array_equal(part, np.tri(*sizes, dtype=bool)) for part in flat) else "unknown"
+        earlier = np.tri(*array.shape[-2:], dtype=bool)
+        return "causal" if bool((array == earlier).all()) else "unknown"
 
     def _comparison_verdict(self, node: Node) -> Verdict:
         left, right = (self._index(arg) for arg in node.args)

@@ -119,11 +119,10 @@ class ChainOfKnown(NodeRule):
             return None
         merged = g.op(node.op, inner.args[1], node.args[1])
         replacement = g.op(node.op, inner.args[0], merged)
-        return replacement if is_known(merged) and replacement.type == node.result.type else _give_up(g)
-
-
-def _give_up(g: Rewriter) -> None:
-    g.discard()
+        if is_known(merged) and replacement.type == node.result.type:
+            return replacement
+        g.discard()
+        return None
 
 
 class Negation(NodeRule):

@@ -1,8 +1,9 @@
-"""Conversions: those that change nothing go, those in a chain become one."""
+"""Conversions: those that change nothing go, those in a chain become one. Index arithmetic moves into the index."""
 
 from __future__ import annotations
 
-from nomul.ir.graph import Node, Value
+from nomul.ir.dim import Dim
+from nomul.ir.graph import Constant, Node, Value
 from nomul.ir.types import DType
 from nomul.passes.graph_tools import produced_by
 from nomul.passes.rule import NodeRule, Rewriter
@@ -45,6 +46,27 @@ def holds(wide: DType, narrow: DType) -> bool:
         return _INTEGER_BITS[narrow] <= _EXACT_BITS[wide]
     signed_fits = narrow is DType.BOOL or wide is not DType.U8
     return wide is not DType.BOOL and signed_fits and _INTEGER_BITS[narrow] <= _INTEGER_BITS[wide]
+
+
+class CountedArithmetic(NodeRule):
+    """iota + c -> iota from another start, iota * c -> iota of another step, for integers."""
+
+    ops = ("ew.add", "ew.mul", "ew.sub")
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        iota, c = produced_by(node.args[0], "make.iota"), node.args[1]
+        if iota is None or node.result.dtype not in (DType.I64, DType.I32):
+            return None
+        size = produced_by(c, "make.size")
+        given = size.attrs["size"] if size else Dim.of(int(c.value)) if isinstance(c, Constant) else None
+        if given is None:
+            return None
+        start, step = iota.attrs["start"], iota.attrs["step"]
+        if node.op == "ew.mul":
+            if given.value is None or given.value == 0:
+                return None
+            return g.make.iota(**(iota.attrs | {"start": start * given, "step": step * given.value}))
+        return g.make.iota(**(iota.attrs | {"start": start + (given if node.op == "ew.add" else -given)}))
 
 
 class CastOfMaker(NodeRule):

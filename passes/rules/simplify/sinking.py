@@ -90,6 +90,44 @@ class MatmulBeforeReshape(NodeRule):
         return g.view.reshape(g.nn.matmul(*sources), shape=node.result.shape)
 
 
+class AddBetweenReshapes(NodeRule):
+    """reshape(reshape(x) + m) back to the shape of x -> x + m', with m expanded where an axis of x was split.
+
+    Swin transformers add the masks of shifted windows to their scores in this way."""
+
+    ops = ("view.reshape",)
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        add = produced_by(node.args[0], "ew.add")
+        if add is None or len(add.result.users) > 1:
+            return None
+        for reshaped, other in (add.args, add.args[::-1]):
+            reshape = produced_by(reshaped, "view.reshape")
+            x = reshape.args[0] if reshape else None
+            if x is None or other is None or x.shape != node.result.shape or reshaped is None:
+                continue
+            if reshaped.shape == add.result.shape and not is_known(x):
+                moved = self._moved(g, other, x.shape, add.result.shape)
+                return g.ew.add(x, moved) if moved is not None else None
+        return None
+
+    @staticmethod
+    def _moved(g: Rewriter, other: Value, source: Shape, target: Shape) -> Value | None:
+        """`other`, which broadcasts to `target`, as something that broadcasts to `source`."""
+        full = (ONE,) * (len(target) - other.type.rank) + other.shape
+        wide, result = list(full), [ONE] * len(source)
+        for group in reshape_groups(source, target):
+            if len(group.source) != 1:
+                return None
+            if all(full[axis] == ONE for axis in group.target):
+                continue
+            result[group.source[0]] = source[group.source[0]]
+            for axis in group.target:
+                wide[axis] = target[axis]
+        padded = g.view.reshape(other, shape=full)
+        return g.view.reshape(g.view.expand(padded, shape=tuple(wide)), shape=tuple(result))
+
+
 class MeanFromSum(NodeRule):
     """sum(x) * (1 / n) -> mean(x), where n is the number of elements summed."""
 

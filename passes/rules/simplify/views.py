@@ -6,7 +6,7 @@ from nomul.ir.dim import Dim
 from nomul.ir.graph import Node, Value
 from nomul.passes.graph_tools import produced_by
 from nomul.passes.rule import NodeRule, Rewriter
-from nomul.passes.shapes import ONE
+from nomul.passes.shapes import ONE, reshape_groups
 
 
 def operand(node: Node) -> Value:
@@ -60,6 +60,42 @@ class TransposeOfUnitAxes(NodeRule):
     def apply(self, g: Rewriter, node: Node) -> Value | None:
         moved = [axis for axis in node.attrs["perm"] if operand(node).shape[axis] != ONE]
         return g.view.reshape(operand(node), shape=node.result.shape) if moved == sorted(moved) else None
+
+
+class TransposeOfReshape(NodeRule):
+    """transpose(reshape(x)) -> reshape(transpose(x)) where the transpose keeps together what the reshape split."""
+
+    ops = ("view.transpose",)
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        reshape = produced_by(operand(node), "view.reshape")
+        if reshape is None:
+            return None
+        x, middle, perm = operand(reshape), reshape.result.shape, node.attrs["perm"]
+        moved = [axis for axis in perm if middle[axis] != ONE]
+        groups = sorted(reshape_groups(x.shape, middle), key=lambda group: moved.index(group.target[0]))
+        if [axis for group in groups for axis in group.target] != moved:
+            return None
+        units = tuple(axis for axis, size in enumerate(x.shape) if size == ONE)
+        order = units + tuple(axis for group in groups for axis in group.source)
+        if len(order) != x.type.rank:
+            return None
+        return g.view.reshape(g.view.transpose(x, perm=order), shape=node.result.shape)
+
+
+class TransposeOfExpand(NodeRule):
+    """transpose(expand(x)) -> expand(transpose(x)), which moves fewer elements."""
+
+    ops = ("view.transpose",)
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        expand = produced_by(operand(node), "view.expand")
+        if expand is None:
+            return None
+        x, rank = operand(expand), expand.result.type.rank
+        if x.type.rank < rank:
+            x = g.view.reshape(x, shape=(ONE,) * (rank - x.type.rank) + x.shape)
+        return g.view.expand(g.view.transpose(x, perm=node.attrs["perm"]), shape=node.result.shape)
 
 
 class ExpandOfExpand(NodeRule):
