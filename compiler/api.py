@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nomul.ir.graph import Module
+from nomul.nir import require_weights
 from nomul.options import Options, Progress, WeightsPlace, silent
 from nomul.recipe import RecipeLike, read_recipe
 from nomul.runtime.loader import Artifact, load
@@ -104,7 +105,9 @@ def build(
         strict=strict,
         progress=progress or silent,
     )
-    return pipeline.build(read_model(model, example_inputs, dims, **source_options), options)
+    module = read_model(model, example_inputs, dims, **source_options)
+    require_weights(module)
+    return pipeline.build(module, options)
 
 
 def lower(

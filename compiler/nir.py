@@ -26,6 +26,15 @@ def read_nir(path: Path) -> Module:
     return module
 
 
+def require_weights(module: Module) -> None:
+    """Raises NomulError (NM016) where a weight is known by name and type only."""
+    missing = [name for name, weight in module.weights.items() if not weight.fields]
+    if missing:
+        shown = ", ".join(f"@{name}" for name in missing[:3]) + (", ..." if len(missing) > 3 else "")
+        message = f"{len(missing)} of {len(module.weights)} weights have no data: {shown}"
+        raise NomulError("NM016", message, help="put the weights beside the text, as NAME.safetensors beside NAME.nir")
+
+
 def write_nir(module: Module, path: Path) -> None:
     """The text, and the weights beside it. Raises NomulError."""
     path.write_text(print_module(module), encoding="utf-8")

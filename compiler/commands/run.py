@@ -68,10 +68,11 @@ def _run_artifact(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
 
 def _run_nir(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
     from nomul.ir import interpreter
-    from nomul.nir import read_nir
+    from nomul.nir import read_nir, require_weights
     from nomul.sample import input_specs, pick_dims, sample_inputs
 
     module = read_nir(arguments.model)
+    require_weights(module)
     if arguments.random:
         dims = pick_dims(module.dims, dict(arguments.dim))
         values = sample_inputs(input_specs(module), dims, arguments.seed)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from nomul.cli import all_commands, main
 from nomul.ir.op import all_ops
@@ -148,6 +149,16 @@ def test_run_random_takes_sizes(double: Path, capsys: pytest.CaptureFixture[str]
     assert "NM010" in capsys.readouterr().err
     assert main(["run", str(double), "--random", "--dim", "T=3"]) == 1
     assert "NM206" in capsys.readouterr().err
+
+
+def test_run_needs_the_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "linear.nir"
+    path.write_text(LINEAR)
+    assert main(["run", str(path), "--random"]) == 1
+    err = capsys.readouterr().err
+    assert "NM016" in err and "@w" in err
+    save_file({"w": np.eye(3, 4, dtype=np.float32)}, tmp_path / "linear.safetensors")
+    assert main(["run", str(path), "--random"]) == 0
 
 
 def test_opt_prints_the_module_after_the_passes(double: Path, capsys: pytest.CaptureFixture[str]) -> None:
