@@ -52,7 +52,7 @@ class Artifact:
         self._model = model
         self._level = 0
         self._lanes = _Lanes(library)
-        self._finalizer = weakref.finalize(self, _Lanes.close, self._lanes)
+        weakref.finalize(self, self._lanes.close)
 
     def __repr__(self) -> str:
         ports = f"({', '.join(map(str, self.inputs))}) -> ({', '.join(map(str, self.outputs))})"
@@ -66,9 +66,8 @@ class Artifact:
 
     def close(self) -> None:
         """Stops the threads and unloads the library. Raises RuntimeFault NM612 while a run is under way."""
-        if self._lanes.in_use:
+        if not self._lanes.close():
             raise RuntimeFault("NM612", f"{self.name} is running in another thread")
-        self._finalizer()
 
     # -- levels ------------------------------------------------------------------------------------------------
     @property
@@ -188,7 +187,6 @@ class _Lane:
             status = model.pool_start(memory.ctypes.data, memory.nbytes, threads, byref(self._pool))
             if status != abi.OK:
                 raise RuntimeFault("NM611", f"cannot start {threads} threads: {abi.describe(model, status)}")
-        self._process = os.getpid()
 
     def env(self, scratch_size: int, level: int) -> abi.NmEnv:
         if self._scratch.nbytes < scratch_size:
@@ -205,8 +203,7 @@ class _Lane:
         )
 
     def stop(self) -> None:
-        # After a fork the child has the memory of the pool but not its threads.
-        if self._pool and self._process == os.getpid():
+        if self._pool:
             self._library.model.pool_stop(self._pool)
 
 
@@ -217,8 +214,9 @@ class _Lanes:
         self._library = library
         self._lock = threading.Lock()
         self._idle: dict[int, list[_Lane]] = {}
+        self._process = os.getpid()
         self._closed = False
-        self.in_use = 0
+        self._in_use = 0
 
     def open_model(self) -> Any:
         if self._closed:
@@ -228,25 +226,36 @@ class _Lanes:
     def take(self, threads: int) -> _Lane:
         with self._lock:
             self.open_model()
+            self._forget_parent()
             idle = self._idle.get(threads)
             lane = idle.pop() if idle else _Lane(self._library, threads)
-            self.in_use += 1
+            self._in_use += 1
             return lane
 
     def give_back(self, lane: _Lane) -> None:
         with self._lock:
             self._idle.setdefault(lane.threads, []).append(lane)
-            self.in_use -= 1
+            self._in_use -= 1
 
-    def close(self) -> None:
+    def _forget_parent(self) -> None:
+        """After a fork the child has the memory of its parent's pools, but not their threads."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._idle.clear()
+            self._in_use = 0
+
+    def close(self) -> bool:
+        """Stops all threads and unloads the library; False, and nothing happens, while a run is under way."""
         with self._lock:
-            if self._closed:
-                return
+            self._forget_parent()
+            if self._in_use:
+                return False
             self._closed = True
             for lane in (lane for idle in self._idle.values() for lane in idle):
                 lane.stop()
             self._idle.clear()
             self._library.close()
+            return True
 
 
 def _port(port: abi.NmPort) -> Port:

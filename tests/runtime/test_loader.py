@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +180,34 @@ def test_a_closed_artifact_refuses(toy_library: Path) -> None:
     for use in (lambda: artifact(*toy_inputs()), lambda: artifact.level, lambda: artifact.force_level("plain")):
         with pytest.raises(RuntimeFault, match="closed"):
             use()
+
+
+def test_closing_while_another_thread_runs_is_refused(toy_library: Path) -> None:
+    with load(toy_library) as artifact:
+        lane = artifact._lanes.take(1)
+        with pytest.raises(RuntimeFault, match="toy is running in another thread"):
+            artifact.close()
+        artifact._lanes.give_back(lane)
+
+
+_FORK = """
+import os, sys
+import numpy as np
+from nomul.runtime.loader import load
+artifact = load(sys.argv[1])
+x, y = np.ones((100, 3), np.float32), np.ones((100, 7), np.float32)
+expected = artifact(x, y, threads=3)[0]
+child = os.fork()
+assert np.array_equal(artifact(x, y, threads=3)[0], expected)
+artifact.close()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_starts_threads_of_its_own(toy_library: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _FORK, str(toy_library)], timeout=60, check=False)
+    assert done.returncode == 0
 
 
 def test_a_dropped_artifact_stops_its_threads(toy_library: Path) -> None:
