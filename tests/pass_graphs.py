@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from nomul.ir.builder import Builder
 from nomul.ir.graph import Func, Module, Value, Weight
 from nomul.ir.types import Tensor

@@ -6,11 +6,11 @@ from math import inf
 
 import numpy as np
 import pytest
+from pass_graphs import Graph, Outcome, apply, built, reasons
+
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Value
-from nomul.ir.types import DType
 from nomul.passes.rules.fuse.attention import Attention
-from pass_graphs import Graph, Outcome, apply, built, reasons
 
 B, S, T, H, D = Dim.of("B"), Dim.of("S"), Dim.of("T"), Dim.of(4), Dim.of(6)
 LOWEST = float(np.finfo(np.float32).min)

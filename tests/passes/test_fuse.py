@@ -1,4 +1,4 @@
-"""Norms, activations, softmax, linear layers and convolutions: decomposed forms that fuse, and near misses with reasons."""
+"""Norms, activations, softmax, linear layers and convolutions: forms that fuse, and near misses with reasons."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from math import pi, sqrt
 
 import numpy as np
 import pytest
+from pass_graphs import Graph, Outcome, apply, built, reasons
+
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Value
 from nomul.ir.types import DType
 from nomul.passes.rules.fuse.norms import LayerNorm
 from nomul.passes.rules.fuse.softmax import Softmax
-from pass_graphs import Graph, Outcome, apply, built, reasons
 
 Make = Callable[[Graph], Value | tuple[Value, ...]]
 

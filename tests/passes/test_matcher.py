@@ -3,9 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pass_graphs import Graph
+
 from nomul.ir.graph import Constant, Value
 from nomul.passes.matcher import Match, Matcher, Pattern, compile_pattern
-from pass_graphs import Graph
 
 
 def matches(pattern: Any, value: Value) -> list[Match]:

@@ -3,13 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pass_graphs import built
+
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
 from nomul.ir.text import print_module
 from nomul.passes.base import Pass, Report
 from nomul.passes.dump import Dump
 from nomul.passes.runner import Fixpoint, PassRunner, Phase
-from pass_graphs import built
 
 
 def small() -> Module:

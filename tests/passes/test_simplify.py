@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pass_graphs import Graph, apply, built
+
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Constant
 from nomul.ir.types import DType
-from pass_graphs import Graph, apply, built
 
 S, ONE = Dim.of("S"), Dim.of(1)
 
