@@ -7,16 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 from nomul.ir.dim import Atom, Dim, Range
 
-_KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
-    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while".split()
-)
-
 
 def identifier(name: str) -> str:
     """`name` with every character that C does not take replaced by `_`."""
     text = re.sub(r"[^A-Za-z0-9_]", "_", name)
-    return f"_{text}" if not text or text[0].isdigit() or text in _KEYWORDS else text
+    return f"_{text}" if not text or text[0].isdigit() else text
 
 
 def unique_identifiers(names: Iterable[str], prefix: str = "") -> dict[str, str]:
@@ -55,7 +50,7 @@ def integer(value: int) -> str:
 
 
 def expression(dim: Dim, names: Mapping[str, str], ranges: Mapping[str, Range]) -> str:
-    """`dim` over the C variables `names`, as int64_t; C's `/` is floor division where the dividend cannot be negative."""
+    """`dim` over the C variables `names`, as int64_t; `/` is floor division where the dividend is not negative."""
     atom = _atom_text(names, ranges)
     parts: list[str] = []
     for monomial, factor in dim.terms:

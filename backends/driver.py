@@ -16,7 +16,7 @@ from nomul.ir.errors import NomulError
 
 
 def emit_driver(plan: Plan, *, external_weights: bool = False) -> str:
-    """The text of model.c. It needs the runtime, the levels' objects and, unless external, `nm_weights` (a weights image).
+    """The text of model.c, to link with the runtime, the levels' objects and, unless external, a weights image.
 
     Raises NomulError where a dim is bound by no input, sizes overflow 64 bits, or a level names an unknown feature."""
     check_limits(plan)
@@ -67,6 +67,8 @@ def _levels(levels: tuple[Level, ...]) -> str:
 def _program(plan: Plan, names: DimNames, weights: WeightsImage, external: bool) -> str:
     digest = ", ".join(f"0x{byte:02x}" for byte in weights.digest)
     magic = ", ".join(f"'{chr(byte)}'" for byte in MAGIC)
+    kernels = c_text.table_name("kernel_tables", plan.levels)
+    features = c_text.table_name("feature_table", plan.levels)
     return f"""\
 const nm_program nm_the_program = {{
     .model = {{
@@ -82,7 +84,7 @@ const nm_program nm_the_program = {{
     }},
     .weights_header = {{{{{magic}}}, {VERSION}, {len(weights.header)}, {len(weights.payload)}, {{{digest}}}, {{0}}}},
     .weights = {"NULL" if external else "nm_weights"},
-    .kernels = {c_text.table_name("kernel_tables", plan.levels)}, .features = {c_text.table_name("feature_table", plan.levels)},
+    .kernels = {kernels}, .features = {features},
     .bind = bind, .input_shape = input_shape, .output_shape = output_shape,
     .arena_size = arena_size, .thread_scratch_size = thread_scratch_size, .steps = steps,
 }};

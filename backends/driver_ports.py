@@ -1,4 +1,4 @@
-"""The part of model.c about ports: tables of dims, inputs and outputs, and how shapes and dims follow from each other."""
+"""The part of model.c about ports: tables of dims and ports, and how shapes and dims follow from each other."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def _port_table(kind: str, ports: Sequence[Port]) -> str:
     for number, port in enumerate(ports):
         sizes = [-1 if size.value is None else size.value for size in port.shape]
         if sizes:
-            shapes.append(f"static const int64_t {kind}_{number}_shape[] = {{{', '.join(map(c_text.integer, sizes))}}};\n")
+            numbers = ", ".join(map(c_text.integer, sizes))
+            shapes.append(f"static const int64_t {kind}_{number}_shape[] = {{{numbers}}};\n")
         text = c_text.string(f"[{', '.join(map(str, port.shape))}]")
         shape = f"{kind}_{number}_shape" if sizes else "NULL"
         dtype = f"NM_{port.dtype.value.upper()}"

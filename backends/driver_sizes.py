@@ -31,7 +31,7 @@ def closed_ranges(plan: Plan) -> IntRanges:
         if all(high != inf for _, high in declared_ranges.values()):
             break
     declared = ", ".join(f"{name} in [{low}, {high}]" for name, (low, high) in declared_ranges.items())
-    raise NomulError("NM502", f"sizes overflow 64 bits for {declared}", help="declare smaller ranges, e.g. --dim S=1:512")
+    raise NomulError("NM502", f"sizes overflow 64 bits for {declared}", help="declare smaller ranges: --dim S=1:512")
 
 
 def _used_dims(plan: Plan) -> frozenset[str]:

@@ -20,12 +20,12 @@ _MACROS = """\
 def emit_kernels(plan: Plan, names: DimNames) -> str:
     """The type of a kernel table, one table per level, and the thunks."""
     steps = kernels(plan)
-    fields = "".join(f"  int32_t (*{c_text.identifier(step.symbol)}){_parameters(step)};\n" for step in steps)
+    fields = "".join(f"  int32_t (*{step.symbol}){_parameters(step)};\n" for step in steps)
     text = [f"typedef struct {{\n{fields or '  int unused;' + chr(10)}}} kernel_table;\n"]
     for level in plan.levels:
-        symbols = [(c_text.identifier(step.symbol), f"{step.symbol}__{level.name}", step) for step in steps]
-        text += ["".join(f"extern NM_HIDDEN int32_t {symbol}{_parameters(step)};\n" for _, symbol, step in symbols)]
-        rows = "".join(f"  .{field} = {symbol},\n" for field, symbol, _ in symbols)
+        externs = (f"extern NM_HIDDEN int32_t {step.symbol}__{level.name}{_parameters(step)};\n" for step in steps)
+        text.append("".join(externs))
+        rows = "".join(f"  .{step.symbol} = {step.symbol}__{level.name},\n" for step in steps)
         text.append(f"static const kernel_table kernels_{level.name} = {{\n{rows or '  .unused = 0,' + chr(10)}}};\n")
     thunks = [_thunk(symbol, dims, step, names) for (symbol, dims), step in _thunk_steps(plan).items()]
     return "\n".join([*text, "/* Each calls one kernel, through the table of the level. */", *thunks])
@@ -54,7 +54,7 @@ def _thunk_steps(plan: Plan) -> dict[tuple[str, tuple[str, ...]], Step]:
 
 
 def _thunk_name(symbol: str, dims: tuple[str, ...], names: DimNames) -> str:
-    return "__".join([f"call_{c_text.identifier(symbol)}", *(names.local[name] for name in dims)])
+    return "__".join([f"call_{symbol}", *(names.local[name] for name in dims)])
 
 
 def _thunk(symbol: str, dims: tuple[str, ...], step: Step, names: DimNames) -> str:
@@ -63,7 +63,7 @@ def _thunk(symbol: str, dims: tuple[str, ...], step: Step, names: DimNames) -> s
     return (
         f"static int32_t {_thunk_name(symbol, dims, names)}(const nm_run *run, void *const *args, int64_t begin,\n"
         f"    int64_t end, void *scratch) {{\n"
-        f"  return ((const kernel_table *)run->kernels)->{c_text.identifier(symbol)}({call});\n}}\n"
+        f"  return ((const kernel_table *)run->kernels)->{symbol}({call});\n}}\n"
     )
 
 
@@ -78,7 +78,8 @@ def emit_layout(plan: Plan, names: DimNames) -> str:
         "static int64_t layout(const int64_t *dims, int64_t *slot) {\n  (void)dims, (void)slot;\n"
         f"{names.locals([size for slot in plan.slots for size in slot])}"
         f"  int64_t end = 0;\n{''.join(lines)}  return end;\n}}\n\n"
-        "static int64_t arena_size(const int64_t *dims) {\n  int64_t slot[SLOT_COUNT];\n  return layout(dims, slot);\n}\n\n"
+        "static int64_t arena_size(const int64_t *dims) {\n"
+        "  int64_t slot[SLOT_COUNT];\n  return layout(dims, slot);\n}\n\n"
         "static int64_t thread_scratch_size(const int64_t *dims) {\n  (void)dims;\n"
         f"{names.locals([step.scratch for step in plan.steps])}  return nm_round_up({scratch});\n}}\n"
     )

@@ -1,4 +1,4 @@
-"""Turns a Plan into files: the shared library with its trailer, `nomul.h` beside it, the weights file, a static archive.
+"""Turns a Plan into files: the shared library with its trailer, `nomul.h`, the weights file, a static archive.
 
 Equal plans give equal bytes, whatever the folder, the time and the machine.
 """
@@ -143,8 +143,8 @@ def _link_flags(triple: str) -> list[str]:
     if "macos" in triple:
         return ["-dynamiclib", "-Wl,-dead_strip", "-Wl,-install_name,@rpath/model.dylib"]
     libraries = ["-lpthread"] if "linux" in triple else []
-    section = ["-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-z,relro,-z,now", "-Wl,--version-script=exports.map", "-s"]
-    return ["-shared", *section, *libraries]
+    contents = ["-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,--version-script=exports.map", "-s"]
+    return ["-shared", *contents, "-Wl,-z,relro,-z,now", *libraries]
 
 
 def _facts(build: Build) -> dict[str, Any]:
