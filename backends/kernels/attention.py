@@ -1,0 +1,233 @@
+"""nn.attention in f32 without the matrix of scores: blocks of keys against 32 queries, the softmax carried along
+(Milakov and Gimelshein 2018, Dao et al. 2022).
+
+Queries stand in the vector lanes. The queries of a tile are packed once into a panel Q^T [D, 32]; a block of keys gives
+S^T = K Q^T [keys, 32], whose exponentials are the panel of the second product, O^T = V^T P^T [E, 32]. So neither K nor V
+is packed or transposed, the softmax needs no sum across lanes, and both products run in the inner kernel of nn.linear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from nomul.backends.emit import Epilogue
+from nomul.backends.frame import KernelFrame
+from nomul.backends.group import Group
+from nomul.backends.kernels.attention_mask import Mask
+from nomul.backends.mathlib import exp_nonpositive
+from nomul.backends.registry import Built, kernel
+from nomul.backends.target import Target
+from nomul.backends.tir.body import buffer_at, index, let, loop, store, when
+from nomul.backends.tir.gemm import InnerKernel, Panel, Reduction, Rows
+from nomul.backends.tir.register_tile import PANEL, RegisterTile
+from nomul.backends.tir.vectors import load, spread, store_vector
+from nomul.backends.views import View, resolve
+from nomul.ir.dim import Dim, ceil_div
+from nomul.ir.graph import Node, Value
+from nomul.ir.op import Kind
+from nomul.ir.types import DType
+
+KEYS = 64  # of a block: its scores [64, 32] and 64 rows of K stay in the first-level cache
+LOWEST = -3.4028234663852886e38  # where a maximum starts, so that a row that sees nothing gives 0 and no NaN
+
+Expr = Any
+
+
+def refusal(group: Group) -> str | None:
+    """Why this group is not served, or None."""
+    anchor = group.anchor
+    assert anchor is not None
+    if len(group.func.returns) != 1 or group.func.returns[0].shape != anchor.result.shape:
+        return "the result is not the attention's"
+    if any(value is not None and value.dtype not in (DType.F32, DType.BOOL) for value in anchor.args):
+        return "operands are not f32"
+    views = [resolve(value) for value in anchor.args if value is not None]
+    if any(view is None for view in views):
+        return "an operand is not an affine view"
+    if views[1] is not None and views[1].strides[3] != Dim.of(1):
+        return "the elements of a key are not neighbours"
+    inside = {node for node in group.func.nodes if node.spec.kind is Kind.VIEW}
+    if any(user not in inside and user is not anchor for node in inside for user, _ in node.result.users):
+        return "the element-wise nodes read a view"
+    return None
+
+
+@kernel("nn.attention", accepts=refusal, rank=20)
+def flash(group: Group, target: Target) -> Built:
+    """Queries in lanes; a tile is 32 queries of one head."""
+    anchor = group.anchor
+    assert anchor is not None and anchor.args[0] is not None
+    batch, queries, heads, _ = anchor.args[0].shape
+    with KernelFrame(group, target) as frame:
+        attention = _Attention(frame, anchor)
+        attention.emit()
+    return Built(
+        frame.function,
+        tiles=batch * heads * ceil_div(queries, PANEL),
+        scratch=Dim.of(4 * PANEL * (attention.depth + attention.width + KEYS + 3)),
+    )
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """What one tile works on: batch and head, the first of its queries and how many there are."""
+
+    batch: Expr
+    head: Expr
+    first: Expr
+    count: Expr
+
+
+class _Attention:
+    """Emits the body of one kernel."""
+
+    def __init__(self, frame: KernelFrame, anchor: Node) -> None:
+        q, k, v = (_view(value) for value in anchor.args[:3])
+        self.frame, self.anchor, self.q, self.k, self.v = frame, anchor, q, k, v
+        shapes = [value.shape for value in anchor.args[:3] if value is not None]
+        self.queries, self.keys, self.heads = shapes[0][1], shapes[1][1], int(shapes[0][2])
+        self.depth, self.width = int(shapes[0][3]), int(shapes[2][3])
+        self.shared = self.heads // int(shapes[1][2])  # query heads that read one key head
+        self.causal, self.scale = anchor.attrs["causal"], anchor.attrs["scale"]
+        self.tile = RegisterTile.of(frame.target, self.queries.value)
+        self.lanes = self.tile.lanes
+        self.mask = Mask(frame, anchor.args[3]) if len(anchor.args) > 3 and anchor.args[3] is not None else None
+        self.epilogue = Epilogue(frame.group, anchor.result)
+        self.work = buffer_at("work", "float32", frame.scratch)
+        self.sums = self.depth * PANEL  # Q^T stands at 0; then O^T, the scores, and the state of the softmax
+        self.scores = self.sums + self.width * PANEL
+        self.state = self.scores + KEYS * PANEL
+
+    def emit(self) -> None:
+        most_keys = int(min(KEYS, self.keys.bounds(self.frame.group.ranges)[1]))
+        by_keys = InnerKernel(self.tile, range(1, most_keys + 1))
+        by_values = InnerKernel(self.tile, [self.width])
+        blocks = let("query_blocks", self.frame.size(ceil_div(self.queries, PANEL)))
+        with loop("tile", self.frame.end - self.frame.begin, self.frame.begin) as number:
+            head_number = let("head_number", tirx.truncdiv(number, blocks))
+            batch = let("batch", tirx.truncdiv(head_number, index(self.heads)))
+            first = let("first", (number - head_number * blocks) * PANEL)
+            count = let("count", tirx.min(index(PANEL), self.frame.size(self.queries) - first))
+            tile = _Tile(batch, let("head", head_number - batch * self.heads), first, count)
+            self._pack_queries(tile)
+            self._clear()
+            seen = self.frame.size(self.keys)
+            if self.causal:
+                seen = let("seen", tirx.min(seen, first + count))
+            with loop("block", tirx.truncdiv(seen + (KEYS - 1), index(KEYS))) as block:
+                start = let("start", block * KEYS)
+                self._block(tile, start, let("keys", tirx.min(index(KEYS), seen - start)), by_keys, by_values)
+            self._finish(tile)
+
+    # -- the parts of a tile -----------------------------------------------------------------------------------
+    def _pack_queries(self, tile: _Tile) -> None:
+        """Q^T times the scale; lanes without a query repeat the last one."""
+        base = let("q_base", self._base(self.q, tile.batch, tile.head))
+        buffer, strides = self.frame.buffer(self.q.param), self.q.strides
+        with loop("lane", PANEL) as lane:
+            row = let("row", tirx.min(tile.first + lane, self.frame.size(self.queries) - 1))
+            start = let("q_start", base + row * self.frame.size(strides[1]))
+            with loop("d", self.depth) as d:
+                element = buffer[start + d * self.frame.size(strides[3])]
+                store(self.work, d * PANEL + lane, element * tirx.FloatImm("float32", self.scale))
+
+    def _clear(self) -> None:
+        """The first block multiplies the sums by 0, so any number will do; zeros would become a call of memset."""
+        with loop("place", self.width * PANEL // self.lanes) as place:
+            store_vector(self.work, place * self.lanes + self.sums, self._constant(LOWEST))
+        for column in self._columns():
+            store_vector(self.work, self.state + column, self._constant(LOWEST))
+            store_vector(self.work, self.state + PANEL + column, self._constant(0.0))
+
+    def _block(self, tile: _Tile, start: Expr, keys: Expr, by_keys: InnerKernel, by_values: InnerKernel) -> None:
+        head = tirx.truncdiv(tile.head, index(self.shared)) if self.shared > 1 else tile.head
+        k_stride, v_stride = self.frame.size(self.k.strides[1]), self.frame.size(self.v.strides[1])
+        k_base = let("k_base", self._base(self.k, tile.batch, head) + start * k_stride)
+        v_base = let("v_base", self._base(self.v, tile.batch, head) + start * v_stride)
+        k_rows = Rows(self.frame.buffer(self.k.param), k_base, k_stride)
+        queries = Panel(self.work, index(0))
+        by_keys.block(keys, index(PANEL), k_rows, queries, Reduction(self.depth), self._keep_scores)
+        if self.mask is not None:
+            self.mask.apply(self.work, self.scores, tile, start, keys, self.frame.size(self.queries), self.lanes)
+        if self.causal:
+            self._hide_later_keys(tile, start, keys)
+        self._softmax(keys)
+        v_rows = Rows(self.frame.buffer(self.v.param), v_base, self.frame.size(self.v.strides[3]))
+        over = Reduction(1, ((keys, v_stride),))
+        by_values.block(
+            index(self.width), index(PANEL), v_rows, Panel(self.work, index(self.scores)), over, self._accumulate
+        )
+
+    def _keep_scores(self, row: Expr, column: Expr, sums: Expr) -> None:
+        store_vector(self.work, self.scores + row * PANEL + column, sums)
+
+    def _accumulate(self, row: Expr, column: Expr, sums: Expr) -> None:
+        """O^T = O^T * (how much the maximum's rise shrinks it) + new."""
+        lanes = int(sums.ty.dtype.lanes)
+        place = let("place", self.sums + row * PANEL + column)
+        shrink = load(self.work, self.state + 2 * PANEL + column, lanes)
+        store_vector(self.work, place, load(self.work, place, lanes) * shrink + sums)
+
+    def _hide_later_keys(self, tile: _Tile, start: Expr, keys: Expr) -> None:
+        with when(start + keys > tile.first + 1), loop("key", keys) as key:
+            for column in self._columns():
+                lanes = spread(let("hidden", start + key - tile.first - column), self.lanes)
+                later = tirx.Cast(f"int32x{self.lanes}", lanes) > tirx.Ramp(tirx.const(0), tirx.const(1), self.lanes)
+                place = self.scores + key * PANEL + column
+                kept = load(self.work, place, self.lanes)
+                store_vector(self.work, place, tirx.Select(later, self._constant(float("-inf")), kept))
+
+    def _softmax(self, keys: Expr) -> None:
+        """Scores become exponentials; the state's rows are: maximum, sum, and how much the old sums shrink."""
+        for column in self._columns():
+            old = let("old", load(self.work, self.state + column, self.lanes))
+            store_vector(self.work, self.state + 2 * PANEL + column, old)
+            with loop("key", keys) as key:
+                score = load(self.work, self.scores + key * PANEL + column, self.lanes)
+                store_vector(
+                    self.work, self.state + column, tirx.max(load(self.work, self.state + column, self.lanes), score)
+                )
+            top = let("top", load(self.work, self.state + column, self.lanes))
+            shrink = let("shrink", exp_nonpositive(let("fall", old - top)))
+            store_vector(self.work, self.state + 2 * PANEL + column, shrink)
+            total = self.state + PANEL + column
+            store_vector(self.work, total, load(self.work, total, self.lanes) * shrink)
+            with loop("key", keys) as key:
+                place = let("place", self.scores + key * PANEL + column)
+                part = let("part", exp_nonpositive(let("below", load(self.work, place, self.lanes) - top)))
+                store_vector(self.work, place, part)
+                store_vector(self.work, total, load(self.work, total, self.lanes) + part)
+
+    def _finish(self, tile: _Tile) -> None:
+        """O^T / sum, transposed into the result."""
+        for column in self._columns():
+            total = let("total", load(self.work, self.state + PANEL + column, self.lanes))
+            one, zero = self._constant(1.0), self._constant(0.0)
+            store_vector(self.work, self.state + PANEL + column, tirx.Select(total > zero, one / total, zero))
+        with loop("lane", tile.count) as lane:
+            share = let("share", self.work[self.state + PANEL + lane])
+            row = let("row", tile.first + lane)
+            with loop("e", self.width) as e:
+                value = let("value", self.work[self.sums + e * PANEL + lane] * share)
+                place = (tile.batch, row, tile.head, e)
+                self.frame.write(0, place, self.epilogue.apply(value, place, self.frame.read))
+
+    # -- small things ------------------------------------------------------------------------------------------
+    def _columns(self) -> range:
+        return range(0, PANEL, self.lanes)
+
+    def _constant(self, value: float) -> Expr:
+        return spread(tirx.FloatImm("float32", value), self.lanes)
+
+    def _base(self, view: View, batch: Expr, head: Expr) -> Expr:
+        size = self.frame.size
+        return size(view.offset) + batch * size(view.strides[0]) + head * size(view.strides[2])
+
+
+def _view(value: Value | None) -> View:
+    view = resolve(value) if value is not None else None
+    assert view is not None, "refused before"
+    return view
