@@ -53,7 +53,7 @@ def build(module: Module, options: Options) -> Path:
 
 def lower_to_plan(module: Module, options: Options) -> Compiled:
     """All phases, kernel selection, arena and kernels' code. Raises NomulError."""
-    runner = _runner(options)
+    runner = _runner(options, share=0.4)
     levels = find_targets(options.targets)
     module = runner.run(module, phases(options.recipe))
     options.progress("select", 0.4)
@@ -90,5 +90,10 @@ def _refuse_generic(module: Module, selection: Selection) -> None:
         raise NomulError.many(problems)
 
 
-def _runner(options: Options) -> PassRunner:
-    return PassRunner(Dump(options.dump) if options.dump else None, options.check, options.progress)
+def _runner(options: Options, share: float = 1.0) -> PassRunner:
+    """share: of the whole work that the passes are, for the progress report."""
+
+    def progress(phase: str, fraction: float) -> None:
+        options.progress(phase, share * fraction)
+
+    return PassRunner(Dump(options.dump) if options.dump else None, options.check, progress)
