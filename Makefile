@@ -50,6 +50,7 @@ lint: setup
 	@rm -rf build/typed && mkdir -p build/typed/nomul
 	@ln -s $(CURDIR)/compiler/* $(CURDIR)/ir $(CURDIR)/passes $(CURDIR)/backends $(CURDIR)/runtime build/typed/nomul/
 	MYPYPATH=build/typed $(BIN)/python -m mypy -p nomul
+	MYPYPATH=build/typed:examples:benchmarks $(BIN)/python -m mypy examples benchmarks
 
 clean:
 	rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -54,7 +55,7 @@ def minilm_l6() -> Any:
 
 def main() -> int:
     """`python examples/real_models.py minilm_l3` prints the path of that ONNX file."""
-    paths = {"minilm_l3": minilm_l3, **{name: partial(ocr_model, name) for name in OCR_MODELS}}
+    paths: dict[str, Callable[[], Path]] = {"minilm_l3": minilm_l3, **{name: partial(ocr_model, name) for name in OCR_MODELS}}
     if len(sys.argv) != 2 or sys.argv[1] not in paths:
         print(f"usage: real_models.py {'|'.join(paths)}", file=sys.stderr)
         return 2

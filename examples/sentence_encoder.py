@@ -119,8 +119,8 @@ def print_latency(artifact: nomul.Artifact, source: Path) -> None:
         reference = onnxruntime_of(source, threads)
         assert reference is not None
         jobs = {
-            "nomul": lambda threads=threads: artifact(ids, mask, threads=threads),  # type: ignore[misc]
-            "onnxruntime": lambda reference=reference: reference([ids, mask]),  # type: ignore[misc]
+            "nomul": lambda threads=threads: artifact(ids, mask, threads=threads),
+            "onnxruntime": lambda reference=reference: reference([ids, mask]),
         }
         times = {name: latency.p50 for name, latency in measure(jobs, seconds=3.0).items()}
         ratio = times["nomul"] / times["onnxruntime"]
