@@ -55,7 +55,8 @@ def minilm_l6() -> Any:
 
 def main() -> int:
     """`python examples/real_models.py minilm_l3` prints the path of that ONNX file."""
-    paths: dict[str, Callable[[], Path]] = {"minilm_l3": minilm_l3, **{name: partial(ocr_model, name) for name in OCR_MODELS}}
+    paths: dict[str, Callable[[], Path]] = {name: partial(ocr_model, name) for name in OCR_MODELS}
+    paths["minilm_l3"] = minilm_l3
     if len(sys.argv) != 2 or sys.argv[1] not in paths:
         print(f"usage: real_models.py {'|'.join(paths)}", file=sys.stderr)
         return 2

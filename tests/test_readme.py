@@ -1,0 +1,73 @@
+"""What the README tells users to type works as it is written there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return [body for kind, body in BLOCK.findall(text) if kind == language]
+
+
+def run(command: list[str], folder: Path) -> str:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = re.findall(r"^make (\w+)", "\n".join(blocks("bash")), re.MULTILINE)
+    assert named and all(f"\n{target}:" in makefile for target in named)
+
+
+@pytest.mark.slow
+def test_commands(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    lines = [
+        line
+        for body in blocks("bash")
+        for line in body.splitlines()
+        if line.startswith(("nomul ", "MODEL=", "make -C "))
+    ]
+    assert len(lines) >= 8
+    out = run(["bash", "-ec", "\n".join(lines)], tmp_path)
+    assert "agrees" in out and "p50" in out
+    assert (tmp_path / "out.npz").exists() and (tmp_path / "bundle" / "model.c").exists()
+
+
+@pytest.mark.slow
+def test_python(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "readme.py").write_text("\n".join(blocks("python")))
+    assert run([sys.executable, "readme.py"], tmp_path) == "(5, 64) (7, 64)\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx_model.py", "pytorch_model.py"])
+def test_examples(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch" if "torch" in name else "onnxruntime")
+    out = run([sys.executable, str(ROOT / "examples" / name)], tmp_path)
+    differences = [float(number) for number in re.findall(r"difference ([\d.e+-]+)", out)]
+    assert len(differences) == 3 and max(differences) < 1e-4
+
+
+@pytest.mark.slow
+def test_the_demo(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    out = run([sys.executable, str(ROOT / "examples" / "sentence_encoder.py")], tmp_path)
+    assert "bit-identical" in out and "Latency" in out
+    found = re.search(r"relative to the largest output +([\d.e+-]+)", out)
+    assert found and float(found[1]) < 1e-4
