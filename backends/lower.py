@@ -90,5 +90,5 @@ def _block_passes() -> list[Any]:
 
 
 def _final_passes() -> list[Any]:
-    """All that a hand-written function needs: TVM's simplifiers are slow on long chains of bound values, LLVM's are not."""
+    """All that a hand-written function needs: TVM's simplifiers are slow on chains of bound values."""
     return [tirx.transform.VectorizeLoop(True), tirx.transform.UnrollLoop(), tirx.transform.LowerIntrin()]

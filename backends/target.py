@@ -114,7 +114,7 @@ def find_target(name: str) -> tuple[Target, ...]:
 
 
 def find_targets(names: Sequence[str]) -> tuple[Target, ...]:
-    """The levels of several names, for one library, best first. Raises NomulError (NM403) where they do not fit together."""
+    """The levels of several names, best first. Raises NomulError (NM403) where one library cannot have them all."""
     found = {target.level: target for name in names for target in find_target(name)}
     kinds = sorted({f"{target.arch}-{target.os}" for target in found.values()})
     if len(kinds) > 1:

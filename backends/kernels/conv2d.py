@@ -1,0 +1,218 @@
+"""nn.conv2d in layout nhwc with weights known when compiling: a product of pixels with packed weights, without im2col.
+
+A tile is a strip of up to 24 output pixels of one row (of several rows where rows are short) and a share of the output
+channels. The input that the strip needs is copied into scratch, with zeros for the padding: [rows, columns, C]. For one
+kernel row the KW * C elements of a pixel stand contiguously there, and neighbouring pixels are stride * C apart, so the
+inner kernel of `backends/tir/gemm.py` reads the strip as KH runs per sum. 1 x 1 kernels are plain linear layers over
+pixels and read the input itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tvm import tirx
+
+from nomul.backends.frame import KernelFrame, split_index
+from nomul.backends.group import Group
+from nomul.backends.kernels import linear
+from nomul.backends.registry import Built, kernel
+from nomul.backends.target import Target
+from nomul.backends.tir.body import buffer_at, index, let, loop
+from nomul.backends.tir.gemm import InnerKernel, Panel, Product, Rows
+from nomul.backends.tir.output import Output, Place
+from nomul.backends.tir.register_tile import PANEL, RegisterTile
+from nomul.backends.tir.strip import Strip
+from nomul.backends.tir.vectors import store_vector
+from nomul.ir.dim import Dim, ceil_div
+from nomul.ir.graph import Node
+
+PIXELS = 24  # of a strip
+_THREAD_WORK = 400_000  # multiply-adds worth a thread
+_TILES = 16  # aimed at where an image is too small to give every thread a share of its pixels
+
+Expr = Any
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of one convolution in nhwc."""
+
+    node: Node
+
+    @cached_property
+    def attrs(self) -> dict[str, Any]:
+        return self.node.attrs
+
+    @cached_property
+    def batch(self) -> Dim:
+        return self.node.result.shape[0]
+
+    @cached_property
+    def out(self) -> tuple[Dim, Dim]:
+        """Height and width of the result."""
+        return self.node.result.shape[1], self.node.result.shape[2]
+
+    @cached_property
+    def kernel(self) -> tuple[int, int]:
+        w = self.node.args[1]
+        assert w is not None
+        return int(w.shape[2]), int(w.shape[3])
+
+    @cached_property
+    def channels(self) -> tuple[int, int]:
+        """Of the input and of the result."""
+        x, w = self.node.args[:2]
+        assert x is not None and w is not None
+        return int(x.shape[3]), int(w.shape[0])
+
+    @property
+    def groups(self) -> int:
+        return int(self.attrs["groups"])
+
+    @property
+    def is_pointwise(self) -> bool:
+        attrs = self.attrs
+        plain = attrs["strides"] == (1, 1) and attrs["pads"] == (0, 0, 0, 0) and attrs["groups"] == 1
+        return plain and self.kernel == (1, 1)
+
+    @property
+    def is_depthwise(self) -> bool:
+        return self.groups > 1 and self.channels == (self.groups, self.groups)
+
+    @property
+    def strip_width(self) -> int:
+        """Output pixels of a strip, along a row."""
+        return min(PIXELS, self.out[1].value or PIXELS)
+
+    @property
+    def strip_rows(self) -> int:
+        """Output rows of a strip: several where rows are short."""
+        if self.out[1].value is None or self.out[0].value is None:
+            return 1
+        return max(1, min(2 * PIXELS // self.strip_width, int(self.out[0])) if self.out[1].value <= PIXELS else 1)
+
+    @property
+    def strips(self) -> tuple[Dim, Dim]:
+        """How many strips cover the height and the width of one image."""
+        return ceil_div(self.out[0], self.strip_rows), ceil_div(self.out[1], self.strip_width)
+
+
+def refusal(group: Group) -> str | None:
+    assert group.anchor is not None
+    if group.anchor.attrs["layout"] != "nhwc":
+        return "the layout is not nhwc"
+    reason = linear.refusal(group)
+    if reason is None and Geometry(group.anchor).is_depthwise:
+        return "depthwise"
+    return reason
+
+
+@kernel("nn.conv2d", accepts=refusal, rank=20)
+def strips(group: Group, target: Target) -> Built:
+    """f32 weights."""
+    return _build(group, target, "float32")
+
+
+@kernel("nn.conv2d", encoding="f16", accepts=refusal, rank=20)
+def strips_f16(group: Group, target: Target) -> Built:
+    """f16 weights, widened as they are loaded."""
+    return _build(group, target, "uint16")
+
+
+@kernel("nn.conv2d", encoding="bf16", accepts=refusal, rank=20)
+def strips_bf16(group: Group, target: Target) -> Built:
+    """bf16 weights, widened as they are loaded."""
+    return _build(group, target, "uint16")
+
+
+def _build(group: Group, target: Target, stored: str) -> Built:
+    assert group.anchor is not None
+    geometry = Geometry(group.anchor)
+    layout = "conv_panel32" if geometry.groups == 1 else f"conv_panel32:{geometry.groups}"
+    if geometry.is_pointwise:
+        return linear.build(group, target, stored, layout)
+    w = group.anchor.args[1]
+    assert w is not None
+    position = group.func.params.index(w)
+    with KernelFrame(group, target, {position: [stored]}) as frame:
+        body = _Convolution(frame, geometry, stored)
+        body.emit()
+    work = geometry.strip_rows * geometry.strip_width * geometry.channels[1] * body.depth // body.shares
+    return Built(
+        frame.function,
+        tiles=geometry.batch * geometry.strips[0] * geometry.strips[1] * body.shares,
+        grain=max(1, _THREAD_WORK // work),
+        scratch=Dim.of(PIXELS * PANEL * 4 + body.strip.bytes),
+        layouts={position: layout},
+        inplace=linear.inplace_operands(group),
+    )
+
+
+class _Convolution:
+    """Emits the body of one kernel. depth: elements of one sum.  shares: tiles that split the output channels."""
+
+    def __init__(self, frame: KernelFrame, geometry: Geometry, stored: str) -> None:
+        x, w, bias = (*geometry.node.args, None)[:3]
+        assert x is not None and w is not None
+        self.frame, self.geometry = frame, geometry
+        taps = geometry.kernel[0] * geometry.kernel[1]
+        self.depth = taps * geometry.channels[0] // geometry.groups
+        self.group_width = geometry.channels[1] // geometry.groups
+        self.group_panels = -(-self.group_width // PANEL)
+        self.panels = self.group_panels * geometry.groups
+        low = (geometry.batch * geometry.strips[0] * geometry.strips[1]).bounds(frame.group.ranges)[0]
+        self.shares = min(self.panels, -(-_TILES // max(1, int(low))))
+        self.tile = RegisterTile.of(frame.target, self.group_width)
+        self.output = Output(frame, geometry.node, bias, self.tile.lanes, Dim.of(self.group_width))
+        self.weights = buffer_at("weights", stored, frame.pointers[w][0])
+        self.decode = linear.weight_decoder(w.type.encoding.name if w.type.encoding else None, frame.target)
+        self.sums = buffer_at("sums", "float32", frame.scratch)
+        self.strip = Strip(frame, x, geometry, self.tile.lanes, PIXELS * PANEL)
+
+    def emit(self) -> None:
+        frame, geometry = self.frame, self.geometry
+        counts = linear.row_counts(geometry.out[1], geometry.strip_width, frame.group.ranges)
+        inner = InnerKernel(self.tile, counts, padded=True)
+        down, across = (frame.size(size) for size in geometry.strips)
+        sizes = [index(self.shares), frame.size(geometry.batch), down, across]
+        with loop("tile", frame.end - frame.begin, frame.begin) as number:
+            share, image, strip_y, strip_x = split_index(number, sizes)
+            y, x = let("y", strip_y * geometry.strip_rows), let("x", strip_x * geometry.strip_width)
+            pixels = let("pixels", tirx.min(index(geometry.strip_width), frame.size(geometry.out[1]) - x))
+            rows = let("rows", tirx.min(index(geometry.strip_rows), frame.size(geometry.out[0]) - y))
+            self.strip.fill(image, y, x, rows, pixels)
+            first = let("first", tirx.truncdiv(share * self.panels, index(self.shares)))
+            last = let("last", tirx.truncdiv((share + 1) * self.panels, index(self.shares)))
+            with loop("panel", last - first, first) as panel, loop("row", rows) as row:
+                self._row(inner, panel, image, y + row, x, row, pixels)
+
+    def _row(self, inner: InnerKernel, panel: Expr, image: Expr, y: Expr, x: Expr, row: Expr, pixels: Expr) -> None:
+        """One row of a strip times one panel."""
+        strip, width = self.strip, self.frame.size(self.geometry.out[1])
+        group = let("group", tirx.truncdiv(panel, index(self.group_panels)))
+        in_group = let("in_group", panel - group * self.group_panels)
+        start = let("start", row * strip.row_step + group * (self.geometry.channels[0] // self.geometry.groups))
+        rows = Rows(strip.buffer, strip.start + start, strip.pixel_step)
+        weights = Panel(self.weights, let("b", panel * (self.depth * PANEL)), self.decode)
+        used = let("used", tirx.min(index(PANEL), index(self.group_width) - in_group * PANEL))
+        first_pixel = let("first_pixel", (image * self.frame.size(self.geometry.out[0]) + y) * width + x)
+
+        def place(r: Expr) -> Place:
+            flat = let("flat", (first_pixel + r) * self.geometry.channels[1])
+            return Place(flat, lambda: (image, y, x + r))
+
+        column = let("column", group * self.group_width + in_group * PANEL)
+
+        def direct(r: Expr, offset: Expr, sums: Expr) -> None:
+            self.output.write(place(r), column + offset, sums)
+
+        def aside(r: Expr, offset: Expr, sums: Expr) -> None:
+            store_vector(self.sums, r * PANEL + offset, sums)
+
+        is_direct = self.output.is_direct
+        inner.block(pixels, used, Product(rows, weights, strip.reduction, direct if is_direct else aside))
+        if not is_direct:
+            self.output.write_rows(pixels, place, column, used, self.sums)

@@ -1,0 +1,1 @@
+"""Helpers with which hand-written kernels compose TIRx: statements, vectors, register tiles, outputs."""

@@ -1,0 +1,179 @@
+"""The f32 inner kernel: a block of rows of A times one weight panel, summed in registers (explicit multiply-adds).
+
+A tile of R rows and C columns holds R * C / lanes sums. One step of the reduction loads C / lanes vectors of the panel
+and one element of each row, repeated over the lanes: R * C / lanes multiply-adds for C / lanes + R loads, so 8 x 32 on
+AVX-512 takes 10 loads for 16 multiply-adds and runs at the multiply-add peak (benchmarks/gemm.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tvm import tirx
+
+from nomul.backends.mathlib import fma
+from nomul.backends.tir.body import index, let, local, loop, store, when
+from nomul.backends.tir.register_tile import PANEL, RegisterTile
+from nomul.backends.tir.vectors import lanes_at, load, spread, zeros
+
+Expr = Any
+ROUNDED_HEIGHT = 4
+# (row of the block, first column in the panel, sums) for one vector of finished sums
+Sink = Callable[[Expr, Expr, Expr], None]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """The places of A that one sum runs over: loops around a run of `inner` contiguous elements.
+
+    outer: (extent, stride in A) of each loop, outermost first.  The panel's rows are in that order, without gaps."""
+
+    inner: Expr | int
+    outer: tuple[tuple[Expr | int, Expr | int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of A: element k of row r is `buffer[start + r * stride + k]`."""
+
+    buffer: Any
+    start: Expr
+    stride: Expr | int
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A weight panel [K, 32]: element c of row k is `buffer[start + k * 32 + c]`. decode: stored vector -> f32."""
+
+    buffer: Any
+    start: Expr
+    decode: Callable[[Expr], Expr] = field(default=lambda raw: raw)
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a block computes: rows of A times a panel; each finished vector of sums goes to `sink`."""
+
+    rows: Rows
+    panel: Panel
+    over: Reduction
+    sink: Sink
+
+
+class InnerKernel:
+    """Emits products of rows with one panel. Make it outside of loops: it owns the registers' names.
+
+    counts: all row counts that can occur; one body of code per tile height that covers them (RegisterTile.heights).
+    padded: rows behind the last one may be read, so that few heights do; sums of such rows never reach the sink."""
+
+    def __init__(self, tile: RegisterTile, counts: Iterable[int], *, padded: bool = False) -> None:
+        self.tile = tile
+        self.full, *self.rest = tile.heights(counts)
+        self.rounded = padded and len(self.rest) > 1
+        if self.rounded:
+            self.rest = [ROUNDED_HEIGHT]
+        size = max(height * tile.vectors(height) * tile.unroll(height) for height in (self.full, *self.rest))
+        self._sums = local("sums", "float32", size * tile.lanes)
+
+    def block(self, count: Expr | int, columns: Expr | int, product: Product) -> None:
+        """Products of `count` rows with the first `columns` columns of the panel (rounded up to whole passes)."""
+        chunks = let("chunks", tirx.truncdiv(index(count), index(self.full)))
+        with loop("chunk", chunks) as chunk:
+            self._passes(self.full, let("row", chunk * self.full), columns, product)
+        if not self.rest:
+            return
+        done = let("done", chunks * self.full)
+        left = let("left", index(count) - done)
+        if self.rounded:
+            self._round_up(done, left, columns, product)
+            return
+        for height in self.rest:  # powers of two: the bits of `left`
+            with when(tirx.bitwise_and(left, index(height)) != 0):
+                row = let("row", done + tirx.bitwise_and(left, index(-2 * height)))
+                self._passes(height, row, columns, product)
+
+    def _round_up(self, done: Expr, left: Expr, columns: Expr | int, product: Product) -> None:
+        height = ROUNDED_HEIGHT
+
+        def inside(row: Expr, column: Expr, sums: Expr) -> None:
+            with when(row < done + left):
+                product.sink(row, column, sums)
+
+        with loop("chunk", tirx.truncdiv(left + (height - 1), index(height))) as chunk:
+            self._passes(height, let("row", done + chunk * height), columns, replace(product, sink=inside))
+
+    def _passes(self, height: int, row: Expr, columns: Expr | int, product: Product) -> None:
+        """The panel in passes of as many columns as the registers take."""
+        width = self.tile.vectors(height) * self.tile.lanes
+        if width == PANEL:
+            self._tile(height, row, index(0), product)
+            return
+        with loop("pass", tirx.truncdiv(index(columns) + (width - 1), index(width))) as number:
+            self._tile(height, row, let("column", number * width), product)
+
+    def _tile(self, height: int, row: Expr, column: Expr, product: Product) -> None:
+        lanes, vectors, unroll = self.tile.lanes, self.tile.vectors(height), self.tile.unroll(height)
+        rows, panel = product.rows, product.panel
+        sums = [[lanes_at((r * vectors + v) * lanes, lanes) for v in range(vectors)] for r in range(height * unroll)]
+        for places in sums:
+            for place in places:
+                store(self._sums, place, zeros(lanes))
+        a_start = let("a_start", rows.start + row * rows.stride)
+        b_start = let("b_start", panel.start + column)
+
+        def step(a_place: Expr, k: Expr, part: int) -> None:
+            b_place = let("b_place", b_start + k * PANEL)
+            stored = [load(panel.buffer, b_place + v * lanes, lanes) for v in range(vectors)]
+            weights = [let("b", panel.decode(vector)) for vector in stored]
+            for r in range(height):
+                element = let("a", spread(rows.buffer[a_start + a_place + r * rows.stride], lanes))
+                for place, weight in zip(sums[part * height + r], weights, strict=True):
+                    store(self._sums, place, fma(element, weight, tirx.BufferLoad(self._sums, [place])))
+
+        _reduce(product.over, unroll, step)
+        self._finish(height, row, column, sums, product.sink)
+
+    def _finish(self, height: int, row: Expr, column: Expr, sums: list[list[Any]], sink: Sink) -> None:
+        for r in range(height):
+            for v, place in enumerate(sums[r]):
+                total = tirx.BufferLoad(self._sums, [place])
+                for part in range(1, len(sums) // height):
+                    total = total + tirx.BufferLoad(self._sums, [sums[part * height + r][v]])
+                sink(row + r, column + v * self.tile.lanes, total)
+
+
+def _reduce(over: Reduction, unroll: int, step: Callable[[Expr, Expr, int], None]) -> None:
+    """All steps: step(place in A, row of the panel, which of the `unroll` sums)."""
+
+    def nest(remaining: tuple[tuple[Any, Any], ...], a_place: Expr, k: Expr) -> None:
+        if not remaining:
+            _run(over.inner, unroll, a_place, k, step)
+            return
+        (extent, stride), *rest = remaining
+        with loop("tap", extent) as tap:
+            nest(tuple(rest), let("a_place", a_place + tap * stride), let("k", (k + tap) * _inner_extent(rest, over)))
+
+    nest(over.outer, index(0), index(0))
+
+
+def _inner_extent(rest: list[tuple[Any, Any]], over: Reduction) -> Any:
+    """By how much the next loop level refines the count of steps."""
+    return rest[0][0] if rest else over.inner
+
+
+def _run(inner: Expr | int, unroll: int, a_place: Expr, k: Expr, step: Callable[[Expr, Expr, int], None]) -> None:
+    if isinstance(inner, int):
+        whole, left = index(inner // unroll), inner % unroll
+    else:
+        whole, left = tirx.truncdiv(inner, index(unroll)), None
+    with loop("k", whole) as place:
+        for part in range(unroll):
+            offset = let("offset", place * unroll + part)
+            step(a_place + offset, k + offset, part)
+    if left == 0 or unroll == 1:
+        return
+    with loop("k", inner - whole * unroll if left is None else left) as place:
+        offset = let("offset", whole * unroll + place)
+        step(a_place + offset, k + offset, 0)

@@ -1,0 +1,131 @@
+"""Finished sums on their way to the result: bias, the fused element-wise nodes, and the store, a vector at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from nomul.backends.emit import Epilogue
+from nomul.backends.frame import KernelFrame
+from nomul.backends.tir.body import index, let, loop, when
+from nomul.backends.tir.register_tile import PANEL
+from nomul.backends.tir.vectors import lanes_at
+from nomul.ir.dim import Dim
+from nomul.ir.graph import Constant, Node, Value
+
+Expr = Any
+_CHEAP = frozenset({"ew.add", "ew.sub", "ew.mul", "ew.neg", "ew.abs", "ew.max", "ew.min", "ew.clip", "ew.relu"})
+_MOST_CHEAP = 4
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row of the result is. flat: offset of its first element.  lead: its index on all axes but the last."""
+
+    flat: Expr
+    lead: Callable[[], tuple[Expr, ...]]
+
+
+class Output:
+    """The result of a kernel whose last axis is computed panel by panel. bias: a parameter [N] or None.
+
+    lanes: f32 per vector.  width: columns that a run of panels covers; the rest of its last panel is unused."""
+
+    def __init__(self, kernel: KernelFrame, anchor: Node, bias: Value | None, lanes: int, width: Dim) -> None:
+        self.kernel = kernel
+        self.bias = bias
+        self.lanes = lanes
+        self.anchor = anchor.result
+        self.epilogue = Epilogue(kernel.group, anchor.result)
+        self.width = width
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether sums are best finished while they are in registers: whole panels, and code short enough to repeat."""
+        nodes = [node for node in self.kernel.group.func.nodes if node.op in _CHEAP]
+        chain = [node for node in self.kernel.group.func.nodes if node.op.startswith("ew.")]
+        short = len(nodes) == len(chain) <= _MOST_CHEAP
+        return short and (self.width.value or 1) % PANEL == 0 and not self._needs_lead
+
+    @property
+    def _needs_lead(self) -> bool:
+        """Whether an operand of the element-wise nodes varies over the leading axes, but is smaller than the result."""
+        operands = {
+            arg
+            for node in self.kernel.group.func.nodes
+            if node.op.startswith("ew.")
+            for arg in node.args
+            if arg is not None and arg.producer is None and not isinstance(arg, Constant)
+        }
+        return any(
+            arg.shape != self.anchor.shape and any(size != Dim.of(1) for size in arg.shape[:-1]) for arg in operands
+        )
+
+    def write(self, place: Place, column: Expr, sums: Expr) -> None:
+        """Finish and store one vector (or scalar) of sums, that of `column` and those behind it."""
+        lanes = int(sums.ty.dtype.lanes)
+        column_places = lanes_at(column, lanes)
+        flat_places = lanes_at(place.flat + column, lanes)
+        if self.bias is not None:
+            sums = sums + self.kernel.read(self.bias, (column_places,))
+        rank = len(self.anchor.shape)
+        lead = place.lead() if self._needs_lead else (index(0),) * (rank - 1)
+
+        def load(param: Value, where: tuple[Expr, ...]) -> Expr:
+            full = param.shape == self.anchor.shape
+            return self.kernel.read_flat(param, flat_places) if full else self.kernel.read(param, where)
+
+        finished = self.epilogue.apply(let("sums", sums), (*lead, column_places), load)
+        self.kernel.write_flat(0, flat_places, finished)
+
+    def write_rows(self, count: Expr, place: Callable[[Expr], Place], first: Expr, used: Expr, tile: Any) -> None:
+        """Finish `count` rows of one panel of sums that stand in the buffer `tile`, 32 to a row.
+
+        first: the column of the result that the panel begins with.  used: how many columns of it there are."""
+        with loop("row", count) as row:
+            target, base = place(row), let("base", row * PANEL)
+            for column, lanes in self._pieces(used):
+                with column as offset:
+                    sums = tirx.BufferLoad(tile, [lanes_at(base + offset, lanes)])
+                    self.write(target, let("column", first + offset), sums)
+
+    def _pieces(self, used: Expr) -> list[tuple[Any, int]]:
+        """Blocks of code that cover the panel's used columns: (context that gives the offset in the panel, lanes)."""
+        size = self.width.value
+        if size is not None and size % PANEL == 0:
+            return [(_stepping(index(PANEL // self.lanes), self.lanes, 0), self.lanes)]
+        whole = let("whole", tirx.truncdiv(used, index(self.lanes)))
+        vectors = (_stepping(whole, self.lanes, 0), self.lanes)
+        if size is None:
+            return [vectors, (_stepping(used - whole * self.lanes, 1, whole * self.lanes), 1)]
+        return [vectors, *self._last_columns(size, used)]
+
+    def _last_columns(self, size: int, used: Expr) -> list[tuple[Any, int]]:
+        """The columns of the last panel that do not fill a vector of the machine, by narrower vectors."""
+        last = used < PANEL
+        offset = size % PANEL // self.lanes * self.lanes
+        pieces, lanes = [], self.lanes
+        while offset < size % PANEL:
+            while lanes > size % PANEL - offset:
+                lanes //= 2
+            pieces.append((_only(last, offset), lanes))
+            offset += lanes
+        return pieces
+
+
+@contextmanager
+def _stepping(count: Expr, step: int, start: Expr | int) -> Iterator[Expr]:
+    """Offsets start, start + step, ... , `count` of them."""
+    with loop("piece", count) as number:
+        yield let("offset", number * step + start)
+
+
+@contextmanager
+def _only(condition: Expr, offset: int) -> Iterator[Expr]:
+    """One offset, where the condition holds."""
+    with when(condition):
+        yield index(offset)

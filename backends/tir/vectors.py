@@ -1,0 +1,32 @@
+"""Vector loads and stores of one-dimensional buffers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+
+from nomul.backends.tir.body import index, store
+
+
+def lanes_at(place: Any, lanes: int) -> Any:
+    """`lanes` neighbouring places from `place` on; a scalar place for one lane."""
+    return index(place) if lanes == 1 else tirx.Ramp(index(place), index(1), lanes)
+
+
+def load(buffer: Any, place: Any, lanes: int) -> Any:
+    return tirx.BufferLoad(buffer, [lanes_at(place, lanes)])
+
+
+def store_vector(buffer: Any, place: Any, value: Any) -> None:
+    store(buffer, lanes_at(place, int(value.ty.dtype.lanes)), value)
+
+
+def spread(value: Any, lanes: int) -> Any:
+    """A scalar in every lane."""
+    return tirx.Broadcast(value, lanes) if lanes > 1 else value
+
+
+def zeros(lanes: int) -> Any:
+    """f32 zeros."""
+    return spread(tirx.FloatImm("float32", 0.0), lanes)
