@@ -11,7 +11,7 @@ from nomul.ir.structure import outline
 def own_outputs(module: Module) -> None:
     """Give each return of @main a run result of its own: inputs, weights, literals and repeated values are copied."""
     func, taken = module.main, set[Value]()
-    for position, value in enumerate(func.returns):
+    for position, value in enumerate(list(func.returns)):
         root = view_root(value)
         if isinstance(root, Weight | Constant) or root.producer is None or root in taken:
             value = _copy(module, func, value)

@@ -2,8 +2,8 @@
 (Milakov and Gimelshein 2018, Dao et al. 2022).
 
 Queries stand in the vector lanes. The queries of a tile are packed once into a panel Q^T [D, 32]; a block of keys gives
-S^T = K Q^T [keys, 32], whose exponentials are the panel of the second product, O^T = V^T P^T [E, 32]. So neither K nor V
-is packed or transposed, the softmax needs no sum across lanes, and both products run in the inner kernel of nn.linear.
+S^T = K Q^T [keys, 32], whose exponentials are the panel of the second product, O^T = V^T P^T [E, 32]. So neither K nor
+V is packed or transposed, the softmax needs no sum across lanes, and both products run in the inner kernel of nn.linear.
 """
 
 from __future__ import annotations
