@@ -1,0 +1,194 @@
+"""Compiles kernels and calls them through ctypes between unmapped pages, for comparison with the interpreter."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from nomul.backends.build import packed_fields
+from nomul.backends.group import Group
+from nomul.backends.lower import lower_to_object
+from nomul.backends.registry import Built, Kernel
+from nomul.backends.target import Target, find_target
+from nomul.ir import interpreter
+from nomul.ir.builder import Builder
+from nomul.ir.dim import Range
+from nomul.ir.graph import Func, Module, Value, Weight
+from nomul.ir.types import Tensor
+
+PAGE = mmap.PAGESIZE
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def levels() -> tuple[Target, ...]:
+    """Every instruction-set level that this machine runs."""
+    return find_target("host")
+
+
+def level_names() -> list[str]:
+    return [target.level for target in levels()]
+
+
+def level(name: str) -> Target:
+    return next(target for target in levels() if target.level == name)
+
+
+def make_group(
+    build: Callable[..., Any], *types: Tensor, ranges: Mapping[str, Range] | None = None, weights: Sequence[int] = ()
+) -> Group:
+    """A group from `build(builder, *params)`, which returns a Value or a tuple of them."""
+    func = Func("g", [Value(f"x{i}", type) for i, type in enumerate(types)])
+    returned = build(Builder(func), *func.params)
+    func.returns = list(returned) if isinstance(returned, tuple) else [returned]
+    names = {name for value in func.values() for size in value.shape for name in size.names()}
+    return Group(func, frozenset(weights), dict.fromkeys(names, (1, 4096)) | dict(ranges or {}))
+
+
+class Guarded:
+    """A copy of an array whose last byte lies before an unmapped page; `sound` tells whether the bytes before it were kept."""
+
+    def __init__(self, array: np.ndarray, aligned: bool = False) -> None:
+        room = -(-array.nbytes // PAGE) * PAGE + PAGE
+        self._memory = mmap.mmap(-1, room + PAGE)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        assert (
+            _LIBC.mprotect(ctypes.c_void_p(start + room), PAGE, mmap.PROT_NONE if hasattr(mmap, "PROT_NONE") else 0)
+            == 0
+        )
+        offset = room - array.nbytes
+        if aligned:
+            offset -= offset % 64
+        self.address = start + offset
+        self._front = np.frombuffer(self._memory, np.uint8, offset)
+        self._front[:] = 0xA5
+        self._back = np.frombuffer(self._memory, np.uint8, room - offset - array.nbytes, offset + array.nbytes)
+        self._back[:] = 0xA5
+        self.array = np.frombuffer(self._memory, array.dtype, array.size, offset).reshape(array.shape)
+        self.array[...] = array
+
+    @property
+    def sound(self) -> bool:
+        return bool((self._front == 0xA5).all() and (self._back == 0xA5).all())
+
+
+class CompiledKernel:
+    """One kernel for one target, callable with arrays."""
+
+    def __init__(self, group: Group, built: Built, target: Target) -> None:
+        self.group, self.built, self.target = group, built, target
+        self.entry = link({"k": built.function}, target)["k"]
+
+    def __call__(
+        self, *inputs: np.ndarray, dims: Mapping[str, int] | None = None, pieces: int = 1, inplace: int | None = None
+    ) -> list[np.ndarray]:
+        """Results for inputs in the order of the parameters; the tile range is run in `pieces`, last piece first.
+
+        inplace: position of the parameter whose memory the result shares."""
+        dims = dict(dims or bound_dims(self.group, inputs))
+        buffers = [guard for position, array in enumerate(inputs) for guard in self._operand(position, array)]
+        results = []
+        for value in self.group.func.returns:
+            if inplace is not None:
+                results.append(buffers[inplace])
+                continue
+            shape = interpreter.type_shape(value.type, dims)
+            results.append(Guarded(np.full(shape, 77, value.dtype.numpy)))
+        scratch = Guarded(np.zeros(self.built.scratch.evaluate(dims), np.uint8), aligned=True)
+        tiles = self.built.tiles.evaluate(dims)
+        cuts = [tiles * piece // pieces for piece in range(pieces + 1)]
+        pointers = [ctypes.c_void_p(guard.address) for guard in [*buffers, *results]]
+        sizes = [ctypes.c_int64(dims[name]) for name in self.group.dims]
+        for begin, end in reversed(list(zip(cuts, cuts[1:], strict=False))):
+            ends = (ctypes.c_int64(begin), ctypes.c_int64(end), ctypes.c_void_p(scratch.address))
+            assert self.entry(*pointers, *sizes, *ends) == 0
+        assert all(guard.sound for guard in [*buffers, *results, scratch]), "wrote outside"
+        return [guard.array.copy() for guard in results]
+
+    def _operand(self, position: int, array: np.ndarray) -> list[Guarded]:
+        layout = self.built.layouts.get(position)
+        encoding = self.group.func.params[position].type.encoding
+        if layout is None and encoding is None:
+            return [Guarded(array, aligned=position in self.group.weights)]
+        weight = Weight(
+            "w", self.group.func.params[position].type, encoding.pack(array) if encoding else {"data": array}
+        )
+        return [Guarded(field, aligned=True) for field in packed_fields(weight, layout).values()]
+
+
+def bound_dims(group: Group, inputs: Sequence[np.ndarray]) -> dict[str, int]:
+    """Values of the dims that are a size of some input."""
+    dims = {}
+    for param, array in zip(group.func.params, inputs, strict=True):
+        for size, extent in zip(param.shape, array.shape, strict=True):
+            if str(size) in group.dims:
+                dims[str(size)] = extent
+    return dims
+
+
+def link(functions: Mapping[str, Any], target: Target) -> dict[str, Any]:
+    """Callable C functions. The link fails where a symbol is missing: nothing of libc or libm may be needed."""
+    with TemporaryDirectory(prefix="nomul-test-") as name:
+        folder = Path(name)
+        (folder / "k.o").write_bytes(lower_to_object(functions, target))
+        flags = ["-shared", "-nostdlib", "-Wl,-z,defs", "-o", "k.so", "k.o"]
+        command = [sys.executable, "-m", "ziglang", "cc", "-target", target.zig, *flags]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        library = ctypes.CDLL(str(folder / "k.so"))
+    found = {symbol: getattr(library, symbol) for symbol in functions}
+    for function in found.values():
+        function.restype = ctypes.c_int32
+    return found
+
+
+def reference(group: Group, inputs: Sequence[np.ndarray], dims: Mapping[str, int] | None = None) -> list[np.ndarray]:
+    """The interpreter's results."""
+    module = Module(dict(group.ranges), {}, {"main": group.func})
+    values = dict(dims or bound_dims(group, inputs))
+    decoded = [_decoded(param.type, array) for param, array in zip(group.func.params, inputs, strict=True)]
+    return interpreter._run_func(module, group.func, decoded, values)
+
+
+def _decoded(type: Tensor, array: np.ndarray) -> np.ndarray:
+    if type.encoding is None:
+        return array
+    return type.encoding.unpack(type.encoding.pack(array), array.shape).astype(array.dtype)
+
+
+def compile_kernel(kernel: Kernel, group: Group, target: Target) -> CompiledKernel:
+    """Raises AssertionError with the kernel's reason where it refuses the group."""
+    reason = kernel.accepts(group)
+    assert reason is None, reason
+    return CompiledKernel(group, kernel.build(group, target), target)
+
+
+def close(got: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> None:
+    """Equal for integers and bools; floats within `tolerance` times the largest finite magnitude, NaN and infinities alike."""
+    assert got.dtype == expected.dtype and got.shape == expected.shape
+    if not np.issubdtype(got.dtype, np.floating) and got.dtype.kind in "iub":
+        np.testing.assert_array_equal(got, expected)
+        return
+    a, b = got.astype(np.float64), expected.astype(np.float64)
+    finite = np.isfinite(b)
+    np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
+    np.testing.assert_array_equal(a[~finite & ~np.isnan(b)], b[~finite & ~np.isnan(b)])
+    scale = max(np.abs(b[finite]).max(initial=0.0), 1e-30)
+    assert np.abs(a[finite] - b[finite]).max(initial=0.0) <= tolerance * scale, np.abs(a[finite] - b[finite]).max()
+
+
+def random_array(type: Tensor, dims: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
+    """Values of moderate size; small non-negative integers."""
+    shape = interpreter.type_shape(type, dims)
+    if type.dtype.is_float:
+        return rng.standard_normal(shape).astype(type.dtype.numpy)
+    if type.dtype.is_integer:
+        return rng.integers(0, 5, shape).astype(type.dtype.numpy)
+    return rng.integers(0, 2, shape).astype(np.bool_)
