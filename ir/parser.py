@@ -77,6 +77,7 @@ class _Reader:
 
     def _finish(self) -> None:
         if self.func is not None:
+            self.number = self.lines_of[self.func]
             self._report(TextFault("NM321", f"function @{self.func.name} is not closed by a line with '}}'"))
         if not self.started and not self.problems:
             self.number = 1

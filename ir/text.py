@@ -146,7 +146,11 @@ def _float_text(constant: Constant) -> str:
     number = float(constant.value)
     if isnan(number) or isinf(number):
         return str(number)
-    text = repr(number) if constant.dtype is DType.BF16 else str(constant.dtype.numpy.type(number))
+    kind = constant.dtype.numpy.type
+    if constant.dtype is DType.BF16:  # its own text form is not the shortest
+        text = next(text for digits in range(1, 10) if kind(float(text := f"{number:.{digits}g}")) == kind(number))
+    else:
+        text = str(kind(number))
     return text if "." in text or "e" in text else f"{text}.0"
 
 
