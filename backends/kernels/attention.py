@@ -3,7 +3,7 @@
 
 Queries stand in the vector lanes. The queries of a tile are packed once into a panel Q^T [D, 32]; a block of keys gives
 S^T = K Q^T [keys, 32], whose exponentials are the panel of the second product, O^T = V^T P^T [E, 32]. So neither K nor
-V is packed or transposed, the softmax needs no sum across lanes, and both products run in the inner kernel of nn.linear.
+V is packed or transposed, the softmax sums nothing across lanes, and both products run in nn.linear's inner kernel.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from nomul.backends.kernels.attention_mask import Mask
 from nomul.backends.mathlib import exp_nonpositive
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
-from nomul.backends.tir.body import buffer_at, index, let, loop, store, when
-from nomul.backends.tir.gemm import InnerKernel, Panel, Reduction, Rows
+from nomul.backends.tir.body import buffer_at, index, let, local, loop, store, when
+from nomul.backends.tir.gemm import InnerKernel, Panel, Product, Reduction, Rows
 from nomul.backends.tir.register_tile import PANEL, RegisterTile
-from nomul.backends.tir.vectors import load, spread, store_vector
+from nomul.backends.tir.vectors import lanes_at, load, spread, store_vector
 from nomul.backends.views import View, resolve
 from nomul.ir.dim import Dim, ceil_div
 from nomul.ir.graph import Node, Value
@@ -103,6 +103,7 @@ class _Attention:
 
     def emit(self) -> None:
         most_keys = int(min(KEYS, self.keys.bounds(self.frame.group.ranges)[1]))
+        self.folds = local("folds", "float32", PANEL)  # running maxima, then sums, in registers
         by_keys = InnerKernel(self.tile, range(1, most_keys + 1))
         by_values = InnerKernel(self.tile, [self.width])
         blocks = let("query_blocks", self.frame.size(ceil_div(self.queries, PANEL)))
@@ -149,7 +150,7 @@ class _Attention:
         v_base = let("v_base", self._base(self.v, tile.batch, head) + start * v_stride)
         k_rows = Rows(self.frame.buffer(self.k.param), k_base, k_stride)
         queries = Panel(self.work, index(0))
-        by_keys.block(keys, index(PANEL), k_rows, queries, Reduction(self.depth), self._keep_scores)
+        by_keys.block(keys, PANEL, Product(k_rows, queries, Reduction(self.depth), self._keep_scores))
         if self.mask is not None:
             self.mask.apply(self.work, self.scores, tile, start, keys, self.frame.size(self.queries), self.lanes)
         if self.causal:
@@ -158,7 +159,7 @@ class _Attention:
         v_rows = Rows(self.frame.buffer(self.v.param), v_base, self.frame.size(self.v.strides[3]))
         over = Reduction(1, ((keys, v_stride),))
         by_values.block(
-            index(self.width), index(PANEL), v_rows, Panel(self.work, index(self.scores)), over, self._accumulate
+            self.width, PANEL, Product(v_rows, Panel(self.work, index(self.scores)), over, self._accumulate)
         )
 
     def _keep_scores(self, row: Expr, column: Expr, sums: Expr) -> None:
@@ -182,24 +183,27 @@ class _Attention:
 
     def _softmax(self, keys: Expr) -> None:
         """Scores become exponentials; the state's rows are: maximum, sum, and how much the old sums shrink."""
-        for column in self._columns():
-            old = let("old", load(self.work, self.state + column, self.lanes))
-            store_vector(self.work, self.state + 2 * PANEL + column, old)
-            with loop("key", keys) as key:
+        for part, column in enumerate(self._columns()):
+            store(self.folds, self._part(part), load(self.work, self.state + column, self.lanes))
+        with loop("key", keys) as key:
+            for part, column in enumerate(self._columns()):
                 score = load(self.work, self.scores + key * PANEL + column, self.lanes)
-                store_vector(
-                    self.work, self.state + column, tirx.max(load(self.work, self.state + column, self.lanes), score)
-                )
-            top = let("top", load(self.work, self.state + column, self.lanes))
-            shrink = let("shrink", exp_nonpositive(let("fall", old - top)))
+                store(self.folds, self._part(part), tirx.max(self._fold(part), score))
+        tops = [let("top", self._fold(part)) for part in range(len(self._columns()))]
+        for part, column in enumerate(self._columns()):
+            fall = let("fall", load(self.work, self.state + column, self.lanes) - tops[part])
+            shrink = let("shrink", exp_nonpositive(fall))
+            store_vector(self.work, self.state + column, tops[part])
             store_vector(self.work, self.state + 2 * PANEL + column, shrink)
-            total = self.state + PANEL + column
-            store_vector(self.work, total, load(self.work, total, self.lanes) * shrink)
-            with loop("key", keys) as key:
+            store(self.folds, self._part(part), load(self.work, self.state + PANEL + column, self.lanes) * shrink)
+        with loop("key", keys) as key:
+            for part, column in enumerate(self._columns()):
                 place = let("place", self.scores + key * PANEL + column)
-                part = let("part", exp_nonpositive(let("below", load(self.work, place, self.lanes) - top)))
-                store_vector(self.work, place, part)
-                store_vector(self.work, total, load(self.work, total, self.lanes) + part)
+                power = let("power", exp_nonpositive(let("below", load(self.work, place, self.lanes) - tops[part])))
+                store_vector(self.work, place, power)
+                store(self.folds, self._part(part), self._fold(part) + power)
+        for part, column in enumerate(self._columns()):
+            store_vector(self.work, self.state + PANEL + column, self._fold(part))
 
     def _finish(self, tile: _Tile) -> None:
         """O^T / sum, transposed into the result."""
@@ -214,6 +218,12 @@ class _Attention:
                 value = let("value", self.work[self.sums + e * PANEL + lane] * share)
                 place = (tile.batch, row, tile.head, e)
                 self.frame.write(0, place, self.epilogue.apply(value, place, self.frame.read))
+
+    def _part(self, part: int) -> Expr:
+        return lanes_at(part * self.lanes, self.lanes)
+
+    def _fold(self, part: int) -> Expr:
+        return tirx.BufferLoad(self.folds, [self._part(part)])
 
     # -- small things ------------------------------------------------------------------------------------------
     def _columns(self) -> range:
