@@ -9,8 +9,6 @@ pixels and read the input itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from tvm import tirx
@@ -21,12 +19,13 @@ from nomul.backends.kernels import linear
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir.body import buffer_at, index, let, loop
-from nomul.backends.tir.gemm import InnerKernel, Panel, Product, Rows
+from nomul.backends.tir.convolution import Geometry
+from nomul.backends.tir.gemm import ROUNDED_HEIGHT, InnerKernel, Panel, Product, Reduction, Rows
 from nomul.backends.tir.output import Output, Place
 from nomul.backends.tir.register_tile import PANEL, RegisterTile
 from nomul.backends.tir.strip import Strip
 from nomul.backends.tir.vectors import store_vector
-from nomul.ir.dim import Dim, ceil_div
+from nomul.ir.dim import Dim
 from nomul.ir.graph import Node
 
 PIXELS = 24  # of a strip
@@ -36,68 +35,14 @@ _TILES = 16  # aimed at where an image is too small to give every thread a share
 Expr = Any
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """Sizes of one convolution in nhwc."""
-
-    node: Node
-
-    @cached_property
-    def attrs(self) -> dict[str, Any]:
-        return self.node.attrs
-
-    @cached_property
-    def batch(self) -> Dim:
-        return self.node.result.shape[0]
-
-    @cached_property
-    def out(self) -> tuple[Dim, Dim]:
-        """Height and width of the result."""
-        return self.node.result.shape[1], self.node.result.shape[2]
-
-    @cached_property
-    def kernel(self) -> tuple[int, int]:
-        w = self.node.args[1]
-        assert w is not None
-        return int(w.shape[2]), int(w.shape[3])
-
-    @cached_property
-    def channels(self) -> tuple[int, int]:
-        """Of the input and of the result."""
-        x, w = self.node.args[:2]
-        assert x is not None and w is not None
-        return int(x.shape[3]), int(w.shape[0])
-
-    @property
-    def groups(self) -> int:
-        return int(self.attrs["groups"])
-
-    @property
-    def is_pointwise(self) -> bool:
-        attrs = self.attrs
-        plain = attrs["strides"] == (1, 1) and attrs["pads"] == (0, 0, 0, 0) and attrs["groups"] == 1
-        return plain and self.kernel == (1, 1)
-
-    @property
-    def is_depthwise(self) -> bool:
-        return self.groups > 1 and self.channels == (self.groups, self.groups)
-
-    @property
-    def strip_width(self) -> int:
-        """Output pixels of a strip, along a row."""
-        return min(PIXELS, self.out[1].value or PIXELS)
-
-    @property
-    def strip_rows(self) -> int:
-        """Output rows of a strip: several where rows are short."""
-        if self.out[1].value is None or self.out[0].value is None:
-            return 1
-        return max(1, min(2 * PIXELS // self.strip_width, int(self.out[0])) if self.out[1].value <= PIXELS else 1)
-
-    @property
-    def strips(self) -> tuple[Dim, Dim]:
-        """How many strips cover the height and the width of one image."""
-        return ceil_div(self.out[0], self.strip_rows), ceil_div(self.out[1], self.strip_width)
+def strip_size(node: Node) -> tuple[int, int]:
+    """Output rows and pixels along a row of one tile: several rows where rows are short."""
+    geometry = Geometry(node)
+    height, width = (size.value for size in geometry.out)
+    pixels = min(PIXELS, width or PIXELS)
+    if height is None or width is None or width > PIXELS:
+        return 1, pixels
+    return max(1, min(2 * PIXELS // pixels, height)), pixels
 
 
 def refusal(group: Group) -> str | None:
@@ -130,7 +75,7 @@ def strips_bf16(group: Group, target: Target) -> Built:
 
 def _build(group: Group, target: Target, stored: str) -> Built:
     assert group.anchor is not None
-    geometry = Geometry(group.anchor)
+    geometry = Geometry(group.anchor, strip_size(group.anchor))
     layout = "conv_panel32" if geometry.groups == 1 else f"conv_panel32:{geometry.groups}"
     if geometry.is_pointwise:
         return linear.build(group, target, stored, layout)
@@ -140,12 +85,12 @@ def _build(group: Group, target: Target, stored: str) -> Built:
     with KernelFrame(group, target, {position: [stored]}) as frame:
         body = _Convolution(frame, geometry, stored)
         body.emit()
-    work = geometry.strip_rows * geometry.strip_width * geometry.channels[1] * body.depth // body.shares
+    work = geometry.strip[0] * geometry.strip[1] * geometry.channels[1] * body.depth // body.shares
     return Built(
         frame.function,
-        tiles=geometry.batch * geometry.strips[0] * geometry.strips[1] * body.shares,
+        tiles=geometry.pixel_tiles * body.shares,
         grain=max(1, _THREAD_WORK // work),
-        scratch=Dim.of(PIXELS * PANEL * 4 + body.strip.bytes),
+        scratch=Dim.of(PIXELS * PANEL * 4 + body.strip.bytes(ROUNDED_HEIGHT - 1)),
         layouts={position: layout},
         inplace=linear.inplace_operands(group),
     )
@@ -163,26 +108,36 @@ class _Convolution:
         self.group_width = geometry.channels[1] // geometry.groups
         self.group_panels = -(-self.group_width // PANEL)
         self.panels = self.group_panels * geometry.groups
-        low = (geometry.batch * geometry.strips[0] * geometry.strips[1]).bounds(frame.group.ranges)[0]
+        low = geometry.pixel_tiles.bounds(frame.group.ranges)[0]
         self.shares = min(self.panels, -(-_TILES // max(1, int(low))))
         self.tile = RegisterTile.of(frame.target, self.group_width)
         self.output = Output(frame, geometry.node, bias, self.tile.lanes, Dim.of(self.group_width))
         self.weights = buffer_at("weights", stored, frame.pointers[w][0])
         self.decode = linear.weight_decoder(w.type.encoding.name if w.type.encoding else None, frame.target)
         self.sums = buffer_at("sums", "float32", frame.scratch)
-        self.strip = Strip(frame, x, geometry, self.tile.lanes, PIXELS * PANEL)
+        self.strip = Strip(frame, x, geometry, geometry.channels[0], PIXELS * PANEL)
+        self.over = self._reduction()
+
+    def _reduction(self) -> Reduction:
+        """The elements of the strip that one sum runs over, in the order of the packed weights."""
+        geometry, (kernel_h, kernel_w), channels = self.geometry, self.geometry.kernel, self.geometry.channels[0]
+        dilation = geometry.attrs["dilations"][1]
+        rows = ((kernel_h, geometry.tap_lines * self.strip.line),) if kernel_h > 1 else ()
+        if geometry.groups == 1 and (dilation == 1 or kernel_w == 1):
+            return Reduction(kernel_w * channels, rows)
+        return Reduction(channels // geometry.groups, (*rows, (kernel_w, dilation * channels)))
 
     def emit(self) -> None:
         frame, geometry = self.frame, self.geometry
-        counts = linear.row_counts(geometry.out[1], geometry.strip_width, frame.group.ranges)
+        counts = linear.row_counts(geometry.out[1], geometry.strip[1], frame.group.ranges)
         inner = InnerKernel(self.tile, counts, padded=True)
         down, across = (frame.size(size) for size in geometry.strips)
         sizes = [index(self.shares), frame.size(geometry.batch), down, across]
         with loop("tile", frame.end - frame.begin, frame.begin) as number:
             share, image, strip_y, strip_x = split_index(number, sizes)
-            y, x = let("y", strip_y * geometry.strip_rows), let("x", strip_x * geometry.strip_width)
-            pixels = let("pixels", tirx.min(index(geometry.strip_width), frame.size(geometry.out[1]) - x))
-            rows = let("rows", tirx.min(index(geometry.strip_rows), frame.size(geometry.out[0]) - y))
+            y, x = let("y", strip_y * geometry.strip[0]), let("x", strip_x * geometry.strip[1])
+            pixels = let("pixels", tirx.min(index(geometry.strip[1]), frame.size(geometry.out[1]) - x))
+            rows = let("rows", tirx.min(index(geometry.strip[0]), frame.size(geometry.out[0]) - y))
             self.strip.fill(image, y, x, rows, pixels)
             first = let("first", tirx.truncdiv(share * self.panels, index(self.shares)))
             last = let("last", tirx.truncdiv((share + 1) * self.panels, index(self.shares)))
@@ -213,6 +168,6 @@ class _Convolution:
             store_vector(self.sums, r * PANEL + offset, sums)
 
         is_direct = self.output.is_direct
-        inner.block(pixels, used, Product(rows, weights, strip.reduction, direct if is_direct else aside))
+        inner.block(pixels, used, Product(rows, weights, self.over, direct if is_direct else aside))
         if not is_direct:
             self.output.write_rows(pixels, place, column, used, self.sums)

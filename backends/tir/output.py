@@ -33,15 +33,18 @@ class Place:
 class Output:
     """The result of a kernel whose last axis is computed panel by panel. bias: a parameter [N] or None.
 
-    lanes: f32 per vector.  width: columns that a run of panels covers; the rest of its last panel is unused."""
+    lanes: f32 per vector.  width: columns that a run of panels covers; the rest of its last panel is unused.
+    panel: columns of a panel."""
 
-    def __init__(self, kernel: KernelFrame, anchor: Node, bias: Value | None, lanes: int, width: Dim) -> None:
+    def __init__(
+        self, kernel: KernelFrame, anchor: Node, bias: Value | None, lanes: int, width: Dim, panel: int = PANEL
+    ) -> None:
         self.kernel = kernel
         self.bias = bias
         self.lanes = lanes
         self.anchor = anchor.result
         self.epilogue = Epilogue(kernel.group, anchor.result)
-        self.width = width
+        self.width, self.panel = width, panel
 
     @property
     def is_direct(self) -> bool:
@@ -49,7 +52,7 @@ class Output:
         nodes = [node for node in self.kernel.group.func.nodes if node.op in _CHEAP]
         chain = [node for node in self.kernel.group.func.nodes if node.op.startswith("ew.")]
         short = len(nodes) == len(chain) <= _MOST_CHEAP
-        return short and (self.width.value or 1) % PANEL == 0 and not self._needs_lead
+        return short and (self.width.value or 1) % self.panel == 0 and not self._needs_lead
 
     @property
     def _needs_lead(self) -> bool:
@@ -83,38 +86,41 @@ class Output:
         self.kernel.write_flat(0, flat_places, finished)
 
     def write_rows(self, count: Expr, place: Callable[[Expr], Place], first: Expr, used: Expr, tile: Any) -> None:
-        """Finish `count` rows of one panel of sums that stand in the buffer `tile`, 32 to a row.
+        """Finish `count` rows of one panel of sums that stand in the buffer `tile`, a panel to a row.
 
         first: the column of the result that the panel begins with.  used: how many columns of it there are."""
         with loop("row", count) as row:
-            target, base = place(row), let("base", row * PANEL)
-            for column, lanes in self._pieces(used):
+            target, base = place(row), let("base", row * self.panel)
+            for column, lanes in column_pieces(self.width, self.lanes, self.panel, used):
                 with column as offset:
                     sums = tirx.BufferLoad(tile, [lanes_at(base + offset, lanes)])
                     self.write(target, let("column", first + offset), sums)
 
-    def _pieces(self, used: Expr) -> list[tuple[Any, int]]:
-        """Blocks of code that cover the panel's used columns: (context that gives the offset in the panel, lanes)."""
-        size = self.width.value
-        if size is not None and size % PANEL == 0:
-            return [(_stepping(index(PANEL // self.lanes), self.lanes, 0), self.lanes)]
-        whole = let("whole", tirx.truncdiv(used, index(self.lanes)))
-        vectors = (_stepping(whole, self.lanes, 0), self.lanes)
-        if size is None:
-            return [vectors, (_stepping(used - whole * self.lanes, 1, whole * self.lanes), 1)]
-        return [vectors, *self._last_columns(size, used)]
 
-    def _last_columns(self, size: int, used: Expr) -> list[tuple[Any, int]]:
-        """The columns of the last panel that do not fill a vector of the machine, by narrower vectors."""
-        last = used < PANEL
-        offset = size % PANEL // self.lanes * self.lanes
-        pieces, lanes = [], self.lanes
-        while offset < size % PANEL:
-            while lanes > size % PANEL - offset:
-                lanes //= 2
-            pieces.append((_only(last, offset), lanes))
-            offset += lanes
-        return pieces
+def column_pieces(width: Dim, lanes: int, panel: int, used: Expr) -> list[tuple[Any, int]]:
+    """Blocks of code that cover the used columns of a panel: (context that gives the offset in the panel, lanes).
+
+    width: columns of all panels together; the last panel is used in part where it is no multiple of `panel`."""
+    size = width.value
+    if size is not None and size % panel == 0:
+        return [(_stepping(index(panel // lanes), lanes, 0), lanes)]
+    whole = let("whole", tirx.truncdiv(used, index(lanes)))
+    vectors = (_stepping(whole, lanes, 0), lanes)
+    if size is None:
+        return [vectors, (_stepping(used - whole * lanes, 1, whole * lanes), 1)]
+    return [vectors, *_last_columns(size % panel, lanes, used < panel)]
+
+
+def _last_columns(count: int, lanes: int, is_last: Expr) -> list[tuple[Any, int]]:
+    """The columns of the last panel that do not fill a vector of the machine, by narrower vectors."""
+    offset = count // lanes * lanes
+    pieces = []
+    while offset < count:
+        while lanes > count - offset:
+            lanes //= 2
+        pieces.append((_only(is_last, offset), lanes))
+        offset += lanes
+    return pieces
 
 
 @contextmanager

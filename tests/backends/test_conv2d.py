@@ -87,3 +87,42 @@ def test_encodings(name: str, encoding: str, size: int) -> None:
     run = compile_kernel(accepting(group, encoding), group, level(name))
     inputs = [random(1, 9, 30, 6), random(*weights), random(40)]
     close(run(*inputs)[0], reference(group, inputs)[0], 1e-5)
+
+
+DEPTHWISE = [
+    # image shape, channels' kernels, attributes
+    ((1, "H", "W", 16), (3, 3), {"pads": (1, 1, 1, 1)}),
+    ((2, 7, 7, 40), (3, 3), {"pads": (1, 1, 1, 1)}),
+    ((1, 14, 14, 33), (5, 5), {"pads": (2, 2, 2, 2), "strides": (2, 1)}),
+    (("N", 9, "W", 8), (3, 5), {"pads": (1, 0, 2, 3), "strides": (1, 2)}),
+    ((1, 12, 41, 3), (3, 3), {"pads": (2, 2, 2, 2), "dilations": (2, 2)}),
+    ((1, 7, 7, 24), (7, 7), {"pads": (3, 3, 3, 3)}),
+]
+
+
+@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize(("image", "kernel", "attrs"), DEPTHWISE)
+@pytest.mark.parametrize("residual", [False, True])
+def test_depthwise(name: str, image: Any, kernel: tuple[int, int], attrs: Any, residual: bool) -> None:
+    weights = (image[3], 1, *kernel)
+    attrs = attrs | {"groups": image[3]}
+    group = conv_group(image, weights, residual=residual, **attrs)
+    found = accepting(group)
+    assert found.name == "nn.conv2d/f32/depthwise"
+    run = compile_kernel(found, group, level(name))
+    for turn in (0, 1):
+        shape = tuple(SIZES[size][turn] if isinstance(size, str) else size for size in image)
+        inputs = [random(*shape), random(*weights), random(weights[0])]
+        if residual:
+            plain = conv_group(image, weights, **attrs)
+            inputs.append(random(*reference(plain, inputs)[0].shape))
+        close(run(*inputs, pieces=3)[0], reference(group, inputs)[0], 1e-5)
+
+
+@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("encoding", ["f16", "bf16"])
+def test_depthwise_encodings(name: str, encoding: str) -> None:
+    group = conv_group((1, 9, 21, 20), (20, 1, 3, 3), encoding, pads=(1, 1, 1, 1), groups=20)
+    run = compile_kernel(accepting(group, encoding), group, level(name))
+    inputs = [random(1, 9, 21, 20), random(20, 1, 3, 3), random(20)]
+    close(run(*inputs)[0], reference(group, inputs)[0], 1e-5)
