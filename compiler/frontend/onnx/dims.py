@@ -144,8 +144,11 @@ class DimTable:
         """Change the table so that the demand is met. Raises NomulError (NM206) where that is not possible."""
         names = sorted(demand.left.names() | demand.right.names())
         dims = [dim for dim in self.dims.values() if dim.unit_name in names]
-        done = self._tighten(demand, dims) if demand.relation == "at most" else self._join(demand, dims)
-        if not done and (demand.relation == "at most" or not self._divide(demand, dims)):
+        if demand.relation == "at most":
+            done = self._tighten(demand, dims)
+        else:
+            done = self._join(demand, dims) or self._fix(demand, dims) or self._divide(demand, dims)
+        if not done:
             raise self._refusal(demand, dims)
 
     def _join(self, demand: SizeDemand, dims: list[NamedDim]) -> bool:
@@ -164,6 +167,18 @@ class DimTable:
         kept.places += dropped.places
         del self.dims[dropped.name]
         self._same[f"={dropped.name}"] = kept.name
+        return True
+
+    def _fix(self, demand: SizeDemand, dims: list[NamedDim]) -> bool:
+        """A dim that fits one value only becomes that value."""
+        solved = _solve(demand)
+        if solved is None or dims[0].given:
+            return False
+        (dim,), (_, value) = dims, solved
+        if not dim.range[0] <= value * dim.unit <= dim.range[1]:
+            return False
+        dim.range = (value * dim.unit, value * dim.unit)
+        self.notes.append(f"{dim.where} is {value * dim.unit}: {demand.loc} fits no other size")
         return True
 
     def _divide(self, demand: SizeDemand, dims: list[NamedDim]) -> bool:
@@ -193,7 +208,7 @@ class DimTable:
             good, bad = (middle, bad) if rest.evaluate({dim.unit_name: middle}) <= 0 else (good, middle)
         low, high = (low * dim.unit, good * dim.unit) if fits[0] else (good * dim.unit, high * dim.unit)
         dim.range = (low, high)
-        self.notes.append(f"{dim.where}: the range is [{low}, {high}], because {demand.loc} fits no other size")
+        self.notes.append(f"{dim.where}: the range is [{low}, {high}], because {demand.loc} fits no other sizes")
         return True
 
     def _refusal(self, demand: SizeDemand, dims: list[NamedDim]) -> NomulError:

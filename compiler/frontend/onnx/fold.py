@@ -22,6 +22,8 @@ def try_fold(handler: Handler, node: SourceNode) -> Any:
     """The results as arrays and entries, or None where an operand is not constant or the result would be large."""
     if not node.operands or not all(operand is None or _constant(operand) for operand in node.operands):
         return None
+    if any(attribute.HasField("g") for attribute in node.attributes.values()):
+        return None  # nodes of a subgraph are folded one by one
     limit = sum(int(entry.type.numel) for entry in node.operands if isinstance(entry, Entry))
     if limit > MAX_OPERANDS:
         return None

@@ -156,8 +156,15 @@ class GraphImporter:
         folded = fold.try_fold(handler, made)
         if folded is not None:
             return self._entries(folded, made)
+        func = self.scope.builder.func
+        before = len(func.nodes)
         with self.scope.builder.at(loc):
-            return self._entries(handler(made), made)
+            results = handler(made)
+        for new in func.nodes[before:]:
+            for value in new.results:
+                if any(size.value is not None and size.value < 0 for size in value.shape):
+                    made.fail(BAD_NODE, f"a size of its result {value.type} is negative")
+        return self._entries(results, made)
 
     def _on_sizes(self, node: SourceNode, domain: str) -> Any:
         """The result of arithmetic of known sizes, or None where this is none, or the ranges do not decide it."""
@@ -210,6 +217,9 @@ class GraphImporter:
         if len(listed) < len([name for name in node.outputs if name]):
             node.unsupported(f"only {len(listed)} of {len(node.outputs)} results are supported")
         names = [*node.outputs, *[""] * len(listed)]
+        for result, name in zip(listed, names, strict=False):
+            if result is None and name:
+                node.unsupported(f"its result '{name}' is not supported")
         return [self._entry(result, name) for result, name in zip(listed, names, strict=False)]
 
     def _entry(self, result: Any, name: str) -> Operand:

@@ -249,7 +249,16 @@ class SourceNode:
             return value
         if product(target) != value.type.numel:
             self.same_size(value.type.numel, product(target))
+        uniform = self.uniform(value)
+        if uniform is not None:
+            return self.b.make.full(shape=target, value=uniform, dtype=value.dtype)
         return self.b.view.reshape(value, shape=target)
+
+    @staticmethod
+    def uniform(value: Value) -> float | None:
+        """The number that a value has everywhere, where that is certain from how it was made."""
+        made = value.producer
+        return made.attrs["value"] if made is not None and made.op == "make.full" else None
 
     def transpose(self, value: Value, perm: Sequence[int]) -> Value:
         perm = tuple(perm)

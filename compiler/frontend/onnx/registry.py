@@ -11,13 +11,14 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
+
+    from nomul.frontend.onnx.entry import Entry
     from nomul.frontend.onnx.node import SourceNode
 
 Handler = Callable[["SourceNode"], Any]
-SizeHandler = Callable[["SourceNode"], np.ndarray | list[np.ndarray] | None]
+SizeHandler = Callable[["SourceNode"], "np.ndarray | Entry | tuple[np.ndarray, ...] | None"]
 
 _HANDLERS: dict[tuple[str, str], Handler] = {}
 _SIZE_HANDLERS: dict[str, SizeHandler] = {}

@@ -8,7 +8,6 @@ from nomul.ir.dim import Dim
 from nomul.ir.graph import Value
 from nomul.ir.types import DType
 
-
 _KNOWN = {"is_causal", "kv_num_heads", "q_num_heads", "scale", "softcap", "softmax_precision", "qk_matmul_output_mode"}
 
 

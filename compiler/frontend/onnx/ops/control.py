@@ -84,7 +84,10 @@ def empty(n: SourceNode) -> list[Entry]:
 @onnx_op("SequenceInsert")
 def insert(n: SourceNode) -> list[Entry]:
     items = list(n.sequence())
-    items.insert(_place(n, 2, len(items) + 1, len(items)), n.entry(1))
+    place = int(n.need_constant(2, "the position").reshape(())) if n.has(2) else len(items)
+    if not -len(items) <= place <= len(items):
+        n.fail(BAD_NODE, f"position {place} is outside a sequence of {len(items)}")
+    items.insert(place, n.entry(1))
     return items
 
 

@@ -46,7 +46,7 @@ def like_input(n: SourceNode, value: Value) -> Value:
     return n.reshape(value, (batch, channels, wide))
 
 
-def _kernels(n: SourceNode, index: int = 1) -> Value:
+def kernels(n: SourceNode, index: int = 1) -> Value:
     """The weights as [O, I, KH, KW]; constants are reshaped here and keep their name."""
     entry = n.entry(index)
     if entry.type.rank == 4 or not entry.is_constant:
@@ -95,12 +95,24 @@ def _same_total(n: SourceNode, size: Dim, window: _Window, axis: int) -> Dim:
     """Padding along an axis that gives ceil(size / stride) windows."""
     stride = window.strides[axis]
     total = (ceil_div(size, stride) - 1) * stride + window.reach(axis) - size
-    return n.clamp(total, Dim.of(0), Dim.of(window.reach(axis)))
+    if window.reach(axis) >= stride:  # never negative then
+        return total
+    if total.value is None:
+        n.unsupported("auto_pad of a symbolic size with strides wider than the kernel is not supported")
+    return Dim.of(max(int(total), 0))
+
+
+def _check_reach(n: SourceNode, x: Value, window: _Window) -> None:
+    """The window must fit into the padded image."""
+    for axis in (0, 1):
+        padded = x.shape[2 + axis] + window.pads[axis] + window.pads[2 + axis]
+        if not n.at_most(Dim.of(window.reach(axis)), padded):
+            n.fail(BAD_NODE, f"a window of {window.reach(axis)} does not fit into {padded}")
 
 
 @onnx_op("Conv")
 def conv(n: SourceNode) -> Value:
-    return convolve(n, n.tensor(), _kernels(n), n.optional(2))
+    return convolve(n, n.tensor(), kernels(n), n.optional(2))
 
 
 def convolve(n: SourceNode, x: Value, weights: Value, bias: Value | None) -> Value:
@@ -111,15 +123,14 @@ def convolve(n: SourceNode, x: Value, weights: Value, bias: Value | None) -> Val
     window = _window(n, [int(size) for size in spatial])
     x = image_value(n, x)
     x = _auto_pad(n, x, window, 0.0)
-    for axis in (0, 1):  # the kernel must fit
-        n.at_most(Dim.of(window.reach(axis)), x.shape[2 + axis] + window.pads[axis] + window.pads[2 + axis])
+    _check_reach(n, x, window)
     y = n.b.nn.conv2d(x, weights, bias, groups=n.attr("group", 1), **window.attrs())
     return like_input(n, y)
 
 
 @onnx_op("ConvTranspose")
 def conv_transpose(n: SourceNode) -> Value:
-    x, weights = image_value(n, n.tensor()), _kernels(n)
+    x, weights = image_value(n, n.tensor()), kernels(n)
     spatial = weights.shape[2:] if n.rank() == 4 else weights.shape[3:]
     window = _window(n, [int(size) for size in spatial])
     extra = list(n.attr("output_padding") or [0] * len(spatial))
@@ -153,6 +164,7 @@ def _transposed_pads(n: SourceNode, x: Value, window: _Window, extra: list[int])
 def _pool(n: SourceNode, op: Callable[..., Value], x: Value, fill: float, **attrs: object) -> Value:
     window = _window(n, n.need_attr("kernel_shape"))
     x = _auto_pad(n, image_value(n, x), window, fill)
+    _check_reach(n, x, window)
     y = op(x, kernel=window.kernel, ceil=_is_ceil(n, x, window), **window.attrs(), **attrs)
     return like_input(n, y)
 

@@ -67,10 +67,10 @@ def binary(n: SourceNode) -> Value:
 @onnx_op("Identity", "Dropout")
 def identity(n: SourceNode) -> tuple[object, ...]:
     """Dropout passes its operand on when the model is used; its mask is all true."""
-    if n.op_type == "Identity" or len(n.outputs) == 1:
-        return (n.operands[0],)
     if n.has(2) and n.need_constant(2, "training_mode").item():
         n.unsupported("training mode is not supported")
+    if len(n.outputs) == 1:
+        return (n.operands[0],)
     mask = DType.BOOL if n.opset >= 10 else n.dtype()
     return (n.operands[0], n.b.make.full(shape=n.shape(), value=1, dtype=mask))
 

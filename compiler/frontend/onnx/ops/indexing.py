@@ -70,7 +70,19 @@ def gather(n: SourceNode) -> Value:
         place = place + size if int(place) < 0 else place
         row = n.slice(x, axis, place, place + 1)
         return n.reshape(row, (*x.shape[:axis], *n.shape(1), *x.shape[axis + 1 :]))
+    uniform = n.uniform(n.tensor(1))
+    if uniform is not None:
+        return _repeated(n, x, axis, int(uniform))
     return _consecutive(n, x, axis) or n.b.index.gather(x, n.tensor(1), axis=axis)
+
+
+def _repeated(n: SourceNode, x: Value, axis: int, place: int) -> Value:
+    """The same row for every index."""
+    low = Dim.of(place) + x.shape[axis] if place < 0 else Dim.of(place)
+    row = n.slice(x, axis, low, low + 1)
+    shape = n.shape(1)
+    flat = n.reshape(row, (*x.shape[:axis], *[Dim.of(1)] * len(shape), *x.shape[axis + 1 :]))
+    return n.b.view.expand(flat, shape=(*x.shape[:axis], *shape, *x.shape[axis + 1 :]))
 
 
 def _consecutive(n: SourceNode, x: Value, axis: int) -> Value | None:

@@ -57,14 +57,14 @@ def rms_norm(n: SourceNode) -> Value:
     return norm_over_tail(n, "nn.rms_norm", [1])
 
 
-def norm_over_tail(n: SourceNode, op: str, parameters: list[int], x: Value | None = None) -> Value:
-    """A norm over the axes from `axis` on, joined to one; scale and bias broadcast to them."""
+def norm_over_tail(n: SourceNode, op: str, parameters: list[int], x: Value | None = None, eps: float = 1e-5) -> Value:
+    """A norm over the axes from `axis` on, joined to one; scale and bias broadcast to them. eps: the default."""
     x = n.tensor() if x is None else x
     axis = n.axis(n.attr("axis", -1), x.type.rank)
     tail = x.shape[axis:]
     rows = n.reshape(x, (*x.shape[:axis], product(tail)))
     given = [_flat(n, index, tail, x) if n.has(index) else None for index in parameters]
-    return n.reshape(n.b.op(op, rows, *given, eps=n.attr("epsilon", 1e-5)), x.shape)
+    return n.reshape(n.b.op(op, rows, *given, eps=n.attr("epsilon", eps)), x.shape)
 
 
 def _flat(n: SourceNode, index: int, tail: tuple[Dim, ...], x: Value) -> Value:

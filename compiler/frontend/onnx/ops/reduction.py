@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from math import inf
+
+import numpy as np
+
 from nomul.frontend.onnx.node import SourceNode
 from nomul.frontend.onnx.registry import onnx_op
 from nomul.ir.dim import Dim, product
@@ -15,7 +19,19 @@ def _reduce(n: SourceNode, op: str, x: Value) -> Value:
     if not listed and n.attr("noop_with_empty_axes", 0):
         return x
     axes = n.axes(listed) if listed else tuple(range(n.rank()))
-    return n.b.op(op, x, axes=axes, keepdims=bool(n.attr("keepdims", 1))) if axes else x
+    return _over(n, op, x, axes, bool(n.attr("keepdims", 1)))
+
+
+def _over(n: SourceNode, op: str, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
+    """A reduction; the largest or smallest of nothing is the end of the type's range."""
+    if not axes:
+        return x
+    if op in ("reduce.max", "reduce.min") and any(x.shape[axis] == 0 for axis in axes):
+        limits = (-inf, inf) if x.dtype.is_float else (np.iinfo(x.dtype.numpy).min, np.iinfo(x.dtype.numpy).max)
+        sizes = [Dim.of(1) if axis in axes else size for axis, size in enumerate(x.shape)]
+        kept = [size for axis, size in enumerate(sizes) if keepdims or axis not in axes]
+        return n.b.make.full(shape=kept, value=limits[op == "reduce.min"], dtype=x.dtype)
+    return n.b.op(op, x, axes=axes, keepdims=keepdims)
 
 
 @onnx_op("ReduceSum", "ReduceProd")
@@ -77,7 +93,7 @@ def log_sum_exp(n: SourceNode) -> Value:
     axes = n.axes(listed) if listed else tuple(range(n.rank()))
     if not axes:
         return x
-    top = n.b.reduce.max(x, axes=axes, keepdims=True)
+    top = _over(n, "reduce.max", x, axes, True)
     top = n.b.ew.where(n.b.ew.is_inf(top), 0.0, top)
     total = n.b.ew.log(n.b.reduce.sum(n.b.ew.exp(n.b.ew.sub(x, top)), axes=axes, keepdims=True))
     result = n.b.ew.add(total, top)

@@ -35,10 +35,10 @@ def size(n: SourceNode) -> np.ndarray:
 
 def _pairwise(n: SourceNode, rule: Rule, left: int = 0, right: int = 1) -> np.ndarray | None:
     """rule on broadcast operands; None as soon as one pair is undecided."""
-    operands = [n.sizes(left), n.sizes(right)]
-    if operands[0] is None or operands[1] is None:
+    x, y = n.sizes(left), n.sizes(right)
+    if x is None or y is None:
         return None
-    pairs = np.broadcast(*operands)
+    pairs = np.broadcast(x, y)
     results = [rule(n, *pair) for pair in pairs]
     if any(result is None for result in results):
         return None

@@ -76,7 +76,12 @@ def transpose(n: SourceNode) -> Value:
 @onnx_op("Expand")
 def expand(n: SourceNode) -> Value:
     shape = n.broadcast(n.shape(), tuple(n.need_sizes(1, "the shape of an expand")))
-    return n.tensor() if shape == n.shape() else n.b.view.expand(n.tensor(), shape=shape)
+    if shape == n.shape():
+        return n.tensor()
+    uniform = n.uniform(n.tensor())
+    if uniform is not None:
+        return n.b.make.full(shape=shape, value=uniform, dtype=n.dtype())
+    return n.b.view.expand(n.tensor(), shape=shape)
 
 
 @onnx_op("Tile")
@@ -142,25 +147,28 @@ def slice_(n: SourceNode) -> Value:
         axis: (*slice_bounds(n, start, end, shape[axis], steps[index] if steps else 1), steps[index] if steps else 1)
         for index, (axis, start, end) in enumerate(zip(axes, starts, ends, strict=True))
     }
-    positions = _positions(n, bounds)
-    if positions is not None:
-        return positions
+    counted = _counted(n, bounds)
+    if counted is not None:
+        return counted
     x = n.tensor()
     for axis, (low, high, step) in bounds.items():
         x = n.slice(x, axis, low, high, step)
     return x
 
 
-def _positions(n: SourceNode, bounds: dict[int, tuple[Dim, Dim, int]]) -> Value | None:
-    """A symbolic piece of a constant 0, 1, 2, ... (a table of positions) is counted, not read from the table."""
+def _counted(n: SourceNode, bounds: dict[int, tuple[Dim, Dim, int]]) -> Value | None:
+    """A symbolic piece of a constant 0, 1, 2, ... (a table of positions) is counted, one of equal numbers is filled."""
     numbers, symbolic = n.constant(0), [axis for axis, (_, high, _) in bounds.items() if high.value is None]
-    if numbers is None or len(symbolic) != 1 or numbers.size != numbers.shape[symbolic[0]]:
+    if numbers is None or len(symbolic) != 1 or not 0 < numbers.size == numbers.shape[symbolic[0]]:
         return None
     low, high, step = bounds[symbolic[0]]
-    if step != 1 or not np.array_equal(numbers.reshape(-1), np.arange(numbers.size)):
-        return None
-    count = n.b.make.iota(size=high - low, start=low, dtype=n.dtype())
-    return n.reshape(count, [high - low if axis == symbolic[0] else Dim.of(1) for axis in range(n.rank())])
+    shape = [high - low if axis == symbolic[0] else Dim.of(1) for axis in range(n.rank())]
+    flat = numbers.reshape(-1)
+    if step == 1 and (flat == flat[0]).all():
+        return n.b.make.full(shape=shape, value=flat[0].item(), dtype=n.dtype())
+    if step == 1 and n.dtype().is_integer and np.array_equal(flat, np.arange(flat.size)):
+        return n.reshape(n.b.make.iota(size=high - low, start=low, dtype=n.dtype()), shape)
+    return None
 
 
 def slice_bounds(n: SourceNode, start: Dim, end: Dim, size: Dim, step: int) -> tuple[Dim, Dim]:
