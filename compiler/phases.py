@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nomul.passes.channels_last import ChannelsLast
 from nomul.passes.common_subexpressions import CommonSubexpressions
 from nomul.passes.dead_code import DeadCode
 from nomul.passes.fold_constants import FoldConstants
 from nomul.passes.fold_makers import FoldMakers
 from nomul.passes.group import Group
+from nomul.passes.merge_linears import MergeLinears
 from nomul.passes.rewrite import Rewrite
 from nomul.passes.runner import Fixpoint, Phase
 
@@ -17,8 +19,11 @@ def phases(recipe: Mapping[str, str] | None = None) -> list[Phase]:
     """From an imported module to one whose @main only calls fused groups. recipe: encoding by weight name pattern."""
     clean = Fixpoint((Rewrite("simplify"), FoldConstants(), CommonSubexpressions(), DeadCode()))
     fuse = Fixpoint((Rewrite("fuse"), *clean.passes))
+    layout = Fixpoint((Rewrite("layout"), *clean.passes))
     return [
         Phase("clean", (clean,)),
         Phase("fuse", (fuse,)),
+        Phase("merge", (MergeLinears(), clean)),
+        Phase("layout", (ChannelsLast(), layout)),
         Phase("group", (FoldMakers(), clean, Group(), DeadCode())),
     ]

@@ -14,7 +14,8 @@ from nomul.passes.dead_code import erase_dead
 class CommonSubexpressions(Pass):
     """Equal op, operands and attributes: one node. Operands of commutative ops are compared in either order.
 
-    Small weights with equal data are one weight first (exporters write the same scalar many times)."""
+    Equal constants are one weight first: tiny ones and those of integers (indices and masks that exporters repeat), but
+    not parameters, whose names people know."""
 
     name = "common_subexpressions"
 
@@ -32,13 +33,14 @@ class CommonSubexpressions(Pass):
                 report.fire(node.op)
 
 
-SMALL = 1 << 12  # bytes up to which weights are compared
+TINY = 64  # bytes
 
 
 def _share_weights(module: Module) -> None:
     seen: dict[Hashable, Weight] = {}
     for weight in module.weights.values():
-        if sum(array.nbytes for array in weight.fields.values()) > SMALL or not weight.fields:
+        size = sum(array.nbytes for array in weight.fields.values())
+        if not weight.fields or (size > TINY and weight.dtype.is_float):
             continue
         data = tuple((name, np.ascontiguousarray(array).tobytes()) for name, array in sorted(weight.fields.items()))
         first = seen.setdefault((weight.type, data), weight)

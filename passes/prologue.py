@@ -24,17 +24,17 @@ def absorb_views(func: Func, node: Node, position: int, group: set[Node], taken:
     operand = node.args[position]
     assert operand is not None
     chain = inner_views(operand)
-    while chain and not affine(node, chain):
+    while chain and not affine(node, position, chain):
         chain = inner_views_of(chain[:-1])
     _take_chain(func, node, position, chain, group, taken)
 
 
-def affine(node: Node, chain: list[Node]) -> bool:
-    """Whether strides describe the chain; a linear layer also needs its rows one behind the other."""
+def affine(node: Node, position: int, chain: list[Node]) -> bool:
+    """Whether strides describe the chain; attention also needs the elements of a key one behind the other."""
     strides = strides_through(chain)
     if strides is None:
         return False
-    return node.op != "nn.linear" or strides[-1] == 1
+    return node.op != "nn.attention" or position != 1 or strides[-1] == 1
 
 
 def inner_views(value: Value) -> list[Node]:

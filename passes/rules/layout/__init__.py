@@ -1,0 +1,1 @@
+"""Transposes sink towards the outputs, where they meet their inverses and vanish."""

@@ -1,0 +1,160 @@
+"""f(transpose(x)) -> transpose(f(x)) for ops that can work on the axes in another order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nomul.ir.graph import Constant, Node, Value
+from nomul.ir.op import Kind
+from nomul.passes.graph_tools import is_known, produced_by
+from nomul.passes.rule import NodeRule, Rewriter
+from nomul.passes.rules.simplify.broadcast import ELEMENTWISE
+from nomul.passes.shapes import ONE, inverse
+
+REDUCTIONS = ("reduce.sum", "reduce.mean", "reduce.prod", "reduce.max", "reduce.min", "reduce.any", "reduce.all")
+ROWS = ("nn.linear", "nn.layer_norm", "nn.rms_norm")
+ALONG_AXIS = ("nn.softmax", "nn.log_softmax", "reduce.cumsum")
+MOVABLE = frozenset((*REDUCTIONS, *ROWS, *ALONG_AXIS, "view.concat", "view.slice", "view.pad", "view.transpose"))
+
+Perm = tuple[int, ...]
+
+
+def transposed(value: Value | None) -> Node | None:
+    """The transpose that makes a value, where every user of it could take the source instead."""
+    node = produced_by(value, "view.transpose")
+    if node is None:
+        return None
+    users = {user for user, _ in node.result.users}
+    movable = all(user.spec.kind is Kind.ELEMENTWISE or user.op in MOVABLE for user in users)
+    return node if len(users) == 1 or movable else None
+
+
+def source(node: Node) -> Value:
+    operand = node.args[0]
+    assert operand is not None
+    return operand
+
+
+class TransposeBehindElementwise(NodeRule):
+    """f(transpose(x), transpose(y), c) -> transpose(f(x, y, c')), where every operand of full size is transposed alike;
+    smaller ones are turned themselves."""
+
+    ops = ELEMENTWISE
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        shape = node.result.shape
+        turn = next((t for arg in node.args if (t := transposed(arg)) and t.result.shape == shape), None)
+        if turn is None:
+            return None
+        back = inverse(turn.attrs["perm"])
+        args = []
+        for arg in node.args:
+            turned = self._turned(g, arg, shape, turn.attrs["perm"], back)
+            if turned is None:
+                g.discard()
+                return None
+            args.append(turned)
+        return g.view.transpose(g.op(node.op, *args, **node.attrs), perm=turn.attrs["perm"])
+
+    @staticmethod
+    def _turned(g: Rewriter, arg: Value | None, shape: tuple[Any, ...], perm: Perm, back: Perm) -> Value | None:
+        """An operand as the function sees it before the transpose, or None where turning it costs too much."""
+        if arg is None or isinstance(arg, Constant):
+            return arg
+        turn = produced_by(arg, "view.transpose")
+        if turn is not None and turn.attrs["perm"] == perm:
+            return source(turn)
+        full = (ONE,) * (len(shape) - arg.type.rank) + arg.shape
+        order = [axis for axis in back if full[axis] != ONE]
+        if arg.shape == shape and not is_known(arg) and order != sorted(order):
+            return None
+        padded = arg if len(full) == arg.type.rank else g.view.reshape(arg, shape=full)
+        return g.view.transpose(padded, perm=back)
+
+
+class TransposeBehindReduction(NodeRule):
+    """reduce(transpose(x)) -> transpose(reduce(x)) over the same axes of x."""
+
+    ops = REDUCTIONS
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        turn = transposed(node.args[0])
+        if turn is None:
+            return None
+        perm: Perm = turn.attrs["perm"]
+        axes = tuple(sorted(perm[axis] for axis in node.attrs["axes"]))
+        reduced = g.op(node.op, source(turn), **(node.attrs | {"axes": axes}))
+        if not node.attrs["keepdims"]:
+            kept = [axis for axis in range(len(perm)) if axis not in axes]
+            perm = tuple(kept.index(axis) for axis in perm if axis in kept)
+        return g.view.transpose(reduced, perm=perm)
+
+
+class TransposeBehindRows(NodeRule):
+    """linear and norms of transpose(x) -> transpose behind them, where it leaves the last axis in its place."""
+
+    ops = ROWS
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        turn = transposed(node.args[0])
+        if turn is None or turn.attrs["perm"][-1] != len(turn.attrs["perm"]) - 1:
+            return None
+        return g.view.transpose(g.op(node.op, source(turn), *node.args[1:], **node.attrs), perm=turn.attrs["perm"])
+
+
+class TransposeBehindAxisOp(NodeRule):
+    """softmax along an axis of transpose(x) -> along that axis of x, unless only here it is the last."""
+
+    ops = ALONG_AXIS
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        turn = transposed(node.args[0])
+        if turn is None:
+            return None
+        last = len(turn.attrs["perm"]) - 1
+        axis = turn.attrs["perm"][node.attrs["axis"]]
+        if node.attrs["axis"] == last and axis != last:
+            return None
+        return g.view.transpose(g.op(node.op, source(turn), axis=axis), perm=turn.attrs["perm"])
+
+
+class TransposeBehindSlice(NodeRule):
+    """slice(transpose(x)) -> transpose(slice(x))."""
+
+    ops = ("view.slice",)
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        turn = transposed(node.args[0])
+        if turn is None:
+            return None
+        axis = turn.attrs["perm"][node.attrs["axis"]]
+        return g.view.transpose(g.view.slice(source(turn), **(node.attrs | {"axis": axis})), perm=turn.attrs["perm"])
+
+
+class TransposeBehindPad(NodeRule):
+    """pad(transpose(x)) -> transpose(pad(x))."""
+
+    ops = ("view.pad",)
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        turn = transposed(node.args[0])
+        if turn is None:
+            return None
+        back = inverse(turn.attrs["perm"])
+        widths = {side: tuple(node.attrs[side][axis] for axis in back) for side in ("before", "after")}
+        return g.view.transpose(g.view.pad(source(turn), **(node.attrs | widths)), perm=turn.attrs["perm"])
+
+
+class TransposeBehindConcat(NodeRule):
+    """concat(transpose(x), transpose(y)) with one permutation -> transpose(concat(x, y))."""
+
+    ops = ("view.concat",)
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        turns = [transposed(arg) for arg in node.args]
+        first = turns[0]
+        if first is None or any(turn is None or turn.attrs["perm"] != first.attrs["perm"] for turn in turns):
+            return None
+        axis = first.attrs["perm"][node.attrs["axis"]]
+        joined = g.view.concat(*(source(turn) for turn in turns if turn is not None), axis=axis)
+        return g.view.transpose(joined, perm=first.attrs["perm"])
