@@ -1,9 +1,9 @@
 """nn.conv2d with one kernel per channel, in nhwc: channels in the lanes, a run of output pixels in registers.
 
 A tile is a strip of output pixels and a share of the channels, in blocks of 16. The input of one block is copied into
-scratch with its padding, small enough for the first-level cache, so the inner loop has no border cases. Each input vector
-is loaded once per kernel row and serves up to KW outputs; R output pixels take (R - 1) * stride + KW + KW loads for
-R * KW multiply-adds.
+scratch with its padding, small enough for the first-level cache, so the inner loop has no border cases. Each input
+vector is loaded once per kernel row and serves up to KW outputs; R output pixels take (R - 1) * stride + KW + KW loads
+for R * KW multiply-adds.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from tvm import tirx
 
 from nomul.backends.frame import KernelFrame, split_index
 from nomul.backends.group import Group
-from nomul.backends.kernels import conv2d, linear
+from nomul.backends.kernels import linear
 from nomul.backends.layouts.depthwise16 import BLOCK
 from nomul.backends.mathlib import fma
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
-from nomul.backends.tir.body import buffer_at, index, let, local, loop, store, when
+from nomul.backends.tir.body import buffer_at, index, let, local, loop, opaque, store, when
 from nomul.backends.tir.convolution import Geometry
 from nomul.backends.tir.output import Output, Place
 from nomul.backends.tir.strip import Strip
@@ -54,7 +54,7 @@ def refusal(group: Group) -> str | None:
 def strip_size(node: Node) -> tuple[int, int]:
     """Output rows and pixels along a row of one tile: as many rows as fit the cache, so that they share input rows."""
     height, width = (size.value for size in Geometry(node).out)
-    pixels = PIXELS if width is None else -(-width // -(-width // PIXELS))
+    pixels = min(PIXELS, width or PIXELS)
     rows = 1
     while rows < min(_MOST_ROWS, height or _MOST_ROWS):
         larger = Geometry(node, (rows + 1, pixels))
@@ -173,7 +173,7 @@ class _Depthwise:
         places = [lanes_at(p * self.lanes, self.lanes) for p in range(self.run)]
         for place in places:
             store(self.registers, place, zeros(self.lanes))
-        with loop("tap_row", kernel_h) as tap_row:
+        with loop("tap_row", opaque(self.frame.begin, kernel_h)) as tap_row:  # unrolled, it would run out of registers
             line = let("line", source + tap_row * (self.geometry.tap_lines * self.strip.line))
             taps = let("taps", (block * kernel_h + tap_row) * (kernel_w * BLOCK) + offset)
             inputs: dict[int, Expr] = {}

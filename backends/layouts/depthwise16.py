@@ -1,5 +1,5 @@
-"""Depthwise convolution weights [C, 1, KH, KW] in blocks of 16 channels, [ceil(C / 16), KH * KW, 16], zero where C ends:
-one tap of a block is one row."""
+"""Depthwise convolution weights [C, 1, KH, KW] in blocks of 16 channels, [ceil(C / 16), KH * KW, 16], zero where C
+ends: one tap of a block is one row."""
 
 from __future__ import annotations
 

@@ -26,6 +26,14 @@ def let(name: str, value: Any) -> Any:
     return T.bind(value, var=tirx.Var(name, str(value.ty.dtype)))
 
 
+def opaque(begin: Any, value: int | float) -> Any:
+    """A literal that LLVM takes for unknown, so that it neither unrolls loops of that extent nor calls memset.
+
+    begin: the kernel's first tile, which is never negative; LLVM does not know that."""
+    literal = index if isinstance(value, int) else lambda number: tirx.FloatImm("float32", number)
+    return let("opaque", tirx.Select(begin < 0, literal(value + 1), literal(value)))
+
+
 def store(buffer: Any, place: Any, value: Any) -> None:
     T.buffer_store(buffer, value, [index(place)])
 

@@ -8,7 +8,7 @@ from typing import Any
 from tvm import tirx
 
 from nomul.backends.frame import KernelFrame
-from nomul.backends.tir.body import buffer_at, index, let, loop, store
+from nomul.backends.tir.body import buffer_at, index, let, loop, opaque, store
 from nomul.backends.tir.convolution import Geometry
 from nomul.backends.tir.output import column_pieces
 from nomul.backends.tir.vectors import load, spread, store_vector
@@ -40,7 +40,7 @@ class Strip:
         geometry, attrs = self._geometry, self._geometry.attrs
         (stride_h, stride_w), pads = attrs["strides"], attrs["pads"]
         height, width = (self._frame.size(size) for size in self._x.shape[1:3])
-        zero = self._zero()
+        zero = opaque(self._frame.begin, 0.0)
         lines = let("lines", (rows - geometry.strip[0]) * stride_h + geometry.lines)
         used = let("used", (pixels - geometry.strip[1]) * stride_w + geometry.line_pixels)
         left = let("left", x * stride_w - pads[1])
@@ -55,11 +55,6 @@ class Strip:
             self._clear(target, index(0), before, zero)
             self._copy(target, pixel, before, inside, block)
             self._clear(target, inside, used, zero)
-
-    def _zero(self) -> Expr:
-        """Zero that LLVM does not know to be one, or it would call memset."""
-        one, zero = (tirx.FloatImm("float32", value) for value in (1.0, 0.0))
-        return let("zero", tirx.Select(self._frame.begin < 0, one, zero))
 
     def _copy(self, target: Expr, pixel: Expr, first: Expr, last: Expr, block: Expr | None) -> None:
         """Pixels [first, last) of a line."""
