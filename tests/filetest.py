@@ -116,7 +116,7 @@ def kind_roundtrip(file: FileTest, arguments: str) -> None:
 
 
 def kind_verify(file: FileTest, arguments: str) -> None:
-    """The file is valid, or has exactly the problems that `; error: CODE PART OF MESSAGE` announces at the guilty lines.
+    """The file is valid, or has exactly the problems that `; error: CODE PART OF MESSAGE` announces at their lines.
 
     A comment line `;   ^` below such a line says where the caret stands."""
     problems: list[Problem] = []
