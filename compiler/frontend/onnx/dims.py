@@ -81,7 +81,7 @@ class DimTable:
 
     def __init__(self, inputs: list[onnx.ValueInfoProto], requests: Mapping[str, DimRequest]) -> None:
         self.dims: dict[str, NamedDim] = {}
-        self.notes: list[str] = []
+        self.notes: dict[str, str] = {}
         self._renamed: dict[str, Dim] = {}  # text in the model -> size, for names and expressions of them
         self._same: dict[str, str] = {}
         expressions: list[str] = []
@@ -92,7 +92,7 @@ class DimTable:
                 expressions.append(text)
         for text in expressions:
             self._add_expression(text)
-        self._request(requests)
+        self._request(inputs, requests)
 
     def _add(self, input: str, axis: int, text: str | None) -> None:
         key = dim_name(text) if text else dim_name(f"{input}_{axis}")
@@ -109,10 +109,11 @@ class DimTable:
         self.dims.setdefault(key, NamedDim(key))
         self._same[text] = key
 
-    def _request(self, requests: Mapping[str, DimRequest]) -> None:
+    def _request(self, inputs: list[onnx.ValueInfoProto], requests: Mapping[str, DimRequest]) -> None:
+        nameless = {text: dim_name(f"{input}_{axis}") for input, axis, text in _nameless_axes(inputs)}
         places = {dim_name(f"{i}_{a}"): dim.name for dim in self.dims.values() for i, a in dim.places}
         for name, request in requests.items():
-            key = name if name in self.dims else self._same.get(name) or places.get(name)
+            key = name if name in self.dims else self._same.get(name) or places.get(name) or nameless.get(name)
             if key is None:
                 raise _unknown_dim(name, self.dims)
             self.dims[key].range, self.dims[key].given = dim_range(name, request), True
@@ -162,7 +163,7 @@ class DimTable:
         low, high = max(kept.range[0], dropped.range[0]), min(kept.range[1], dropped.range[1])
         if low > high:
             return False
-        self.notes.append(f"{dropped.where} must be as long as {kept.where}: both are the dim {kept.name}")
+        self.notes[dropped.name] = f"{dropped.where} must be as long as {kept.where}: both are the dim {kept.name}"
         kept.range, kept.given = (low, high), kept.given or dropped.given
         kept.places += dropped.places
         del self.dims[dropped.name]
@@ -178,7 +179,7 @@ class DimTable:
         if not dim.range[0] <= value * dim.unit <= dim.range[1]:
             return False
         dim.range = (value * dim.unit, value * dim.unit)
-        self.notes.append(f"{dim.where} is {value * dim.unit}: {demand.loc} fits no other size")
+        self.notes[dim.name] = f"{dim.where} is {value * dim.unit}: {demand.loc} fits no other size"
         return True
 
     def _divide(self, demand: SizeDemand, dims: list[NamedDim]) -> bool:
@@ -193,30 +194,25 @@ class DimTable:
         return False
 
     def _tighten(self, demand: SizeDemand, dims: list[NamedDim]) -> bool:
-        """A bound on the only name of the demand, found by halving: sizes grow with the dims that they are made of."""
-        if len(dims) != 1 or dims[0].given:
+        """The only dim of the demand gets the part of its range that fits."""
+        fitting = _fitting_range(demand, dims[0]) if len(dims) == 1 and not dims[0].given else None
+        if fitting is None:
             return False
-        (dim,) = dims
-        rest = demand.left - demand.right
-        low, high = int(dim.unit_range[0]), int(dim.unit_range[1])
-        fits = [rest.evaluate({dim.unit_name: value}) <= 0 for value in (low, high)]
-        if fits[0] == fits[1]:
-            return False
-        bad, good = (high, low) if fits[0] else (low, high)
-        while abs(good - bad) > 1:
-            middle = (good + bad) // 2
-            good, bad = (middle, bad) if rest.evaluate({dim.unit_name: middle}) <= 0 else (good, middle)
-        low, high = (low * dim.unit, good * dim.unit) if fits[0] else (good * dim.unit, high * dim.unit)
-        dim.range = (low, high)
-        self.notes.append(f"{dim.where}: the range is [{low}, {high}], because {demand.loc} fits no other sizes")
+        dims[0].range = fitting
+        low, high = fitting
+        self.notes[dims[0].name] = (
+            f"{dims[0].where}: the range is [{low}, {high}], because {demand.loc} fits no other sizes"
+        )
         return True
 
     def _refusal(self, demand: SizeDemand, dims: list[NamedDim]) -> NomulError:
-        solved = _solve(demand)
+        solved, fitting = _solve(demand), _fitting_range(demand, dims[0]) if len(dims) == 1 else None
         if solved is not None:
             dim = next(dim for dim in dims if dim.unit_name == solved[0])
             only = solved[1] * dim.unit
             hint = f"the model may only fit {dim.name} = {only}: fix it with dims={{{dim.name!r}: {only}}}"
+        elif fitting is not None:
+            hint = f"the model fits dims={{{dims[0].name!r}: {fitting}}}"
         elif dims:
             hint = "fix or narrow a dim, for example with dims=" + str({dim.name: (1, 128) for dim in dims})
         else:
@@ -226,7 +222,25 @@ class DimTable:
     def all_notes(self) -> list[str]:
         """What was refined, for the user."""
         units = [f"{dim.where} must be a multiple of {dim.unit}" for dim in self.dims.values() if dim.unit > 1]
-        return self.notes + units
+        return list(self.notes.values()) + units
+
+
+def _fitting_range(demand: SizeDemand, dim: NamedDim) -> Range | None:
+    """The values of the demand's only dim that meet an upper bound, found by halving: sizes grow with their dims.
+
+    None where no end of the range, or the whole range, meets it."""
+    if demand.relation != "at most":
+        return None
+    rest = demand.left - demand.right
+    low, high = int(dim.unit_range[0]), int(dim.unit_range[1])
+    fits = [rest.evaluate({dim.unit_name: value}) <= 0 for value in (low, high)]
+    if fits[0] == fits[1]:
+        return None
+    bad, good = (high, low) if fits[0] else (low, high)
+    while abs(good - bad) > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if rest.evaluate({dim.unit_name: middle}) <= 0 else (good, middle)
+    return (low * dim.unit, good * dim.unit) if fits[0] else (good * dim.unit, high * dim.unit)
 
 
 def _solve(demand: SizeDemand) -> tuple[str, int] | None:
@@ -247,6 +261,14 @@ def _dynamic_axes(inputs: list[onnx.ValueInfoProto]) -> Iterator[tuple[str, int,
         for axis, proto in enumerate(info.type.tensor_type.shape.dim):
             if not (proto.HasField("dim_value") and proto.dim_value >= 0):
                 yield info.name, axis, _text(proto)
+
+
+def _nameless_axes(inputs: list[onnx.ValueInfoProto]) -> Iterator[tuple[str, int, str]]:
+    """Axes with a text that is no name, and that text: a user may have it from another tool."""
+    for info in inputs:
+        for axis, proto in enumerate(info.type.tensor_type.shape.dim):
+            if proto.dim_param and _text(proto) is None:
+                yield info.name, axis, proto.dim_param
 
 
 def _text(proto: onnx.TensorShapeProto.Dimension) -> str | None:

@@ -10,6 +10,7 @@ from nomul.frontend.common import NomulWarning
 from nomul.ir.dim import Dim
 from nomul.ir.errors import NomulError
 
+
 def relu(inputs: str):
     return model(f"g ({inputs}) => (float[] y) {{ y = Relu (x) }}")
 
@@ -86,6 +87,7 @@ UNET = """g (float[1, 1, H, W] x) => (float[] y) {
 def test_a_demanded_multiple_becomes_the_unit_of_the_dim() -> None:
     with pytest.warns(NomulWarning, match="axis 2 of input 'x' must be a multiple of 4"):
         module = import_onnx(model(UNET))
+    assert module.main.params[0].type == module.main.returns[0].type
     assert str(module.main.params[0].type) == "f32[1, 1, 4*H_div4, 4*W_div4]"
     assert dims_of(module) == {"H_div4": (1, 1024), "W_div4": (1, 1024)}
     check(model(UNET), normal(1, 1, 12, 20), module=module)
@@ -130,8 +132,9 @@ def test_an_upper_bound_narrows_the_default_range() -> None:
         module = import_onnx(proto)
     assert dims_of(module) == {"S": (1, 512)}
     check(proto, normal(1, 77), module=module)
-    with pytest.raises(NomulError, match="must be at most 512"):
+    with pytest.raises(NomulError, match="must be at most 512") as caught:
         import_onnx(proto, dims={"S": (1, 600)})
+    assert "dims={'S': (1, 512)}" in str(caught.value)
 
 
 def test_a_kernel_that_does_not_fit_small_images_narrows_the_range() -> None:

@@ -91,7 +91,9 @@ def test_unknown_operator_sets(opset: int) -> None:
 
 @pytest.mark.parametrize("opset", [*range(9, onnx.defs.onnx_opset_version() + 1)])
 def test_every_operator_set_from_9_is_read(opset: int) -> None:
-    module = imported(model("g (float[N, 4] x) => (float[] y) { a = Relu (x)\n y = Softmax <axis = 1> (a) }", opset=opset))
+    module = imported(
+        model("g (float[N, 4] x) => (float[] y) { a = Relu (x)\n y = Softmax <axis = 1> (a) }", opset=opset)
+    )
     assert len(module.main.nodes) == 2
 
 

@@ -42,7 +42,8 @@ FORMS = {
         {"w": normal(3, 2, 4)},
     ),
     "max pool, ceil": (
-        "g (float[1, 2, H, W] x) => (float[] y) { y = MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (x) }",
+        "g (float[1, 2, H, W] x) => (float[] y) {"
+        " y = MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (x) }",
         12,
         [normal(1, 2, 8, 7)],
         {},
@@ -55,18 +56,30 @@ FORMS = {
         {},
     ),
     "average pool of one axis with pads": (
-        "g (float[1, 2, L] x) => (float[] y) { y = AveragePool <kernel_shape = [3], strides = [2], pads = [1, 1]> (x) }",
+        "g (float[1, 2, L] x) => (float[] y) {"
+        " y = AveragePool <kernel_shape = [3], strides = [2], pads = [1, 1]> (x) }",
         11,
         [normal(1, 2, 9)],
         {},
     ),
     "softmax over trailing axes": (
-        "g (float[N, 3, 4] x) => (float[] y) { y = Softmax <axis = 1> (x) }", 11, [normal(2, 3, 4)], {}
+        "g (float[N, 3, 4] x) => (float[] y) { y = Softmax <axis = 1> (x) }",
+        11,
+        [normal(2, 3, 4)],
+        {},
     ),
     "softmax over one axis": (
-        "g (float[N, 3, 4] x) => (float[] y) { y = Softmax <axis = 1> (x) }", 13, [normal(2, 3, 4)], {}
+        "g (float[N, 3, 4] x) => (float[] y) { y = Softmax <axis = 1> (x) }",
+        13,
+        [normal(2, 3, 4)],
+        {},
     ),
-    "clip by attributes": ("g (float[N] x) => (float[] y) { y = Clip <min = -0.5, max = 0.25> (x) }", 9, [normal(9)], {}),
+    "clip by attributes": (
+        "g (float[N] x) => (float[] y) { y = Clip <min = -0.5, max = 0.25> (x) }",
+        9,
+        [normal(9)],
+        {},
+    ),
     "clip by constants": (
         "g (float[N] x) => (float[] y) { y = Clip (x, low, high) }",
         12,
@@ -80,7 +93,10 @@ FORMS = {
         {},
     ),
     "slice by attributes": (
-        "g (float[N, 6] x) => (float[] y) { y = Slice <axes = [1], starts = [1], ends = [-1]> (x) }", 9, [normal(3, 6)], {}
+        "g (float[N, 6] x) => (float[] y) { y = Slice <axes = [1], starts = [1], ends = [-1]> (x) }",
+        9,
+        [normal(3, 6)],
+        {},
     ),
     "squeeze by attribute": (
         "g (float[N, 1, 6] x) => (float[] y) { y = Squeeze <axes = [1]> (x) }",
@@ -89,7 +105,10 @@ FORMS = {
         {},
     ),
     "unsqueeze by operand": (
-        "g (float[N, 6] x) => (float[] y) { y = Unsqueeze (x, axes) }", 13, [normal(3, 6)], {"axes": np.array([0, -1])}
+        "g (float[N, 6] x) => (float[] y) { y = Unsqueeze (x, axes) }",
+        13,
+        [normal(3, 6)],
+        {"axes": np.array([0, -1])},
     ),
     "pad by attribute": (
         'g (float[N, 4] x) => (float[] y) { y = Pad <mode = "reflect", pads = [0, 1, 0, 2]> (x) }',
@@ -104,7 +123,10 @@ FORMS = {
         {"pads": np.array([1, -2, 0, 1]), "fill": F(2.5).reshape(())},
     ),
     "split by attribute": (
-        "g (float[N, 6] x) => (float[] a, float[] b) { a, b = Split <axis = 1, split = [2, 4]> (x) }", 11, [normal(3, 6)], {}
+        "g (float[N, 6] x) => (float[] a, float[] b) { a, b = Split <axis = 1, split = [2, 4]> (x) }",
+        11,
+        [normal(3, 6)],
+        {},
     ),
     "split into uneven parts": (
         "g (float[2, 7] x) => (float[] a, float[] b, float[] c) { a, b, c = Split <axis = 1, num_outputs = 3> (x) }",
@@ -119,7 +141,10 @@ FORMS = {
         {"axes": np.array([-1, 0])},
     ),
     "mean over an attribute's axes": (
-        "g (float[N, 6, 2] x) => (float[] y) { y = ReduceMean <axes = [1], keepdims = 1> (x) }", 13, [normal(3, 6, 2)], {}
+        "g (float[N, 6, 2] x) => (float[] y) { y = ReduceMean <axes = [1], keepdims = 1> (x) }",
+        13,
+        [normal(3, 6, 2)],
+        {},
     ),
     "largest k": (
         "g (float[N, 9] x) => (float[] y, int64[] i) { y, i = TopK <axis = 1> (x, k) }",
@@ -148,7 +173,8 @@ FORMS = {
         {},
     ),
     "resize of one axis": (
-        'g (float[1, 2, L] x) => (float[] y) { y = Resize <mode = "linear", coordinate_transformation_mode = "align_corners">'
+        "g (float[1, 2, L] x) => (float[] y) {"
+        ' y = Resize <mode = "linear", coordinate_transformation_mode = "align_corners">'
         " (x, , , size) }",
         13,
         [normal(1, 2, 5)],
@@ -168,7 +194,8 @@ FORMS = {
         {},
     ),
     "einsum of attention": (
-        'g (float[B, S, 2, D] q, float[B, T, 2, D] k) => (float[] y) { y = Einsum <equation = "bshd,bthd->bhst"> (q, k) }',
+        "g (float[B, S, 2, D] q, float[B, T, 2, D] k) => (float[] y) {"
+        ' y = Einsum <equation = "bshd,bthd->bhst"> (q, k) }',
         13,
         [normal(2, 3, 2, 4), normal(2, 5, 2, 4, seed=1)],
         {},
@@ -180,13 +207,17 @@ FORMS = {
         {"w": normal(3, 4, 5)},
     ),
     "powers": (
-        "g (float[N] x) => (float[] a, float[] b, float[] c) { a = Pow (x, two)\n b = Pow (x, half)\n c = Pow (x, odd) }",
+        "g (float[N] x) => (float[] a, float[] b, float[] c) {"
+        " a = Pow (x, two)\n b = Pow (x, half)\n c = Pow (x, odd) }",
         13,
         [np.abs(normal(8)) + F(0.1)],
         {"two": F(2).reshape(()), "half": F(0.5).reshape(()), "odd": F(-1.7).reshape(())},
     ),
     "power of integers": (
-        "g (int64[N] x) => (int64[] y) { y = Pow (x, e) }", 13, [np.arange(-3, 5)], {"e": np.array([5])}
+        "g (int64[N] x) => (int64[] y) { y = Pow (x, e) }",
+        13,
+        [np.arange(-3, 5)],
+        {"e": np.array([5])},
     ),
     "layer norm over two axes": (
         "g (float[N, 3, 4] x) => (float[] y) { y = LayerNormalization <axis = 1> (x, g0, b0) }",
@@ -213,10 +244,16 @@ FORMS = {
         {},
     ),
     "upper triangle": (
-        "g (float[N, N] x) => (float[] y) { y = Trilu <upper = 1> (x, k) }", 14, [normal(5, 5)], {"k": np.array(1)}
+        "g (float[N, N] x) => (float[] y) { y = Trilu <upper = 1> (x, k) }",
+        14,
+        [normal(5, 5)],
+        {"k": np.array(1)},
     ),
     "lower triangle of a whole batch": (
-        "g (int64[2, 4, M] x) => (int64[] y) { y = Trilu <upper = 0> (x) }", 14, [np.arange(24).reshape(2, 4, 3)], {}
+        "g (int64[2, 4, M] x) => (int64[] y) { y = Trilu <upper = 0> (x) }",
+        14,
+        [np.arange(24).reshape(2, 4, 3)],
+        {},
     ),
     "one hot": (
         "g (int64[N] x) => (float[] y) { y = OneHot <axis = 0> (x, depth, values) }",
@@ -239,7 +276,10 @@ FORMS = {
         {},
     ),
     "slope of each channel": (
-        "g (float[N, 3, H, W] x) => (float[] y) { y = PRelu (x, s) }", 13, [normal(2, 3, 2, 2)], {"s": normal(3, 1, 1)}
+        "g (float[N, 3, H, W] x) => (float[] y) { y = PRelu (x, s) }",
+        13,
+        [normal(2, 3, 2, 2)],
+        {"s": normal(3, 1, 1)},
     ),
     "last largest": (
         "g (float[N, 4] x) => (int64[] y) { y = ArgMax <axis = 1, select_last_index = 1, keepdims = 0> (x) }",
@@ -248,7 +288,8 @@ FORMS = {
         {},
     ),
     "scatter": (
-        'g (float[N, 3] x, float[2, 3] u) => (float[] y) { y = ScatterElements <axis = 0, reduction = "add"> (x, i, u) }',
+        "g (float[N, 3] x, float[2, 3] u) => (float[] y) {"
+        ' y = ScatterElements <axis = 0, reduction = "add"> (x, i, u) }',
         16,
         [normal(4, 3), normal(2, 3, seed=1)],
         {"i": np.array([[0, 1, 3], [2, 1, 0]])},
