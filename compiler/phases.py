@@ -20,10 +20,11 @@ def phases(recipe: Mapping[str, str] | None = None) -> list[Phase]:
     clean = Fixpoint((Rewrite("simplify"), FoldConstants(), CommonSubexpressions(), DeadCode()))
     fuse = Fixpoint((Rewrite("fuse"), *clean.passes))
     layout = Fixpoint((Rewrite("layout"), *clean.passes))
+    arrange = Fixpoint((Rewrite("arrange"), *clean.passes))
     return [
         Phase("clean", (clean,)),
         Phase("fuse", (fuse,)),
         Phase("merge", (MergeLinears(), clean)),
         Phase("layout", (ChannelsLast(), layout)),
-        Phase("group", (FoldMakers(), clean, Group(), DeadCode())),
+        Phase("group", (FoldMakers(), arrange, Group(), DeadCode())),
     ]

@@ -18,7 +18,7 @@ from nomul.passes.graph_tools import is_elementwise, is_heavy, short_op
 from nomul.passes.prologue import absorb_tree, absorb_views
 
 VIEW_OPERANDS = {"nn.attention": (0, 1, 2), "nn.matmul": (0, 1)}
-TREE_OPERANDS = {"view.concat": None, "view.pad": (0,), "index.gather": (1,)}  # each element is read once; None: all
+TREE_OPERANDS = {"view.concat": None, "view.pad": (0,), "index.gather": (1,)}  # None: all
 
 
 class Group(Pass):
@@ -57,7 +57,7 @@ def _heavy_group(func: Func, node: Node, taken: set[Node]) -> list[Node]:
         if position in VIEW_OPERANDS.get(node.op, ()):
             absorb_views(func, node, position, group, taken)
         elif _takes_trees(node, position):
-            absorb_tree(func, node, group, taken, positions=(position,))
+            absorb_tree(func, node, group, taken, (position,), repeated=node.op == "index.gather")
     return _in_order(func, group)
 
 

@@ -70,10 +70,17 @@ def own_copy(func: Func, view: Node, user: Node, position: int) -> Node:
 
 
 def absorb_tree(
-    func: Func, root: Node, group: set[Node], taken: set[Node], positions: Iterable[int] | None = None
+    func: Func,
+    root: Node,
+    group: set[Node],
+    taken: set[Node],
+    positions: Iterable[int] | None = None,
+    repeated: bool = False,
 ) -> None:
-    """Take element-wise nodes and views above `root` (above the given operands only) that nothing else needs."""
-    todo = [(root, position, False) for position in (positions if positions is not None else range(len(root.args)))]
+    """Take element-wise nodes and views above `root` (above the given operands only) that nothing else needs.
+
+    repeated: `root` reads its operands' elements more than once, so that only cheap nodes are taken."""
+    todo = [(root, position, repeated) for position in (positions if positions is not None else range(len(root.args)))]
     while todo:
         user, position, repeated = todo.pop()
         operand = user.args[position]

@@ -10,8 +10,8 @@ from nomul.passes.shapes import ONE
 
 
 class ConcatBehindElementwise(NodeRule):
-    """concat(a, b) * s + y -> concat(a * s[:k] + y[:k], b * s[k:] + y[k:]), where a and b are slices of other tensors or
-    arithmetic on such slices, so that everything joins into the kernel of the concatenation."""
+    """concat(a, b) * s + y -> concat(a * s[:k] + y[:k], b * s[k:] + y[k:]), where a and b are slices of other tensors
+    or arithmetic on such slices, so that everything joins into the kernel of the concatenation."""
 
     ops = ("ew.add", "ew.sub", "ew.mul")
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from nomul.ir.dim import Dim
 from nomul.ir.graph import Constant, Node, Value
-from nomul.passes.graph_tools import is_known, number, produced_by
+from nomul.passes.graph_tools import is_known, produced_by
 from nomul.passes.rule import NodeRule, Rewriter
 from nomul.passes.rules.simplify.broadcast import ELEMENTWISE
 from nomul.passes.shapes import ONE, Shape, reshape_groups
@@ -126,38 +125,3 @@ class AddBetweenReshapes(NodeRule):
                 wide[axis] = target[axis]
         padded = g.view.reshape(other, shape=full)
         return g.view.reshape(g.view.expand(padded, shape=tuple(wide)), shape=tuple(result))
-
-
-class MeanFromSum(NodeRule):
-    """sum(x) * (1 / n) -> mean(x), where n is the number of elements summed."""
-
-    ops = ("ew.mul",)
-
-    def apply(self, g: Rewriter, node: Node) -> Value | None:
-        total, share = produced_by(node.args[0], "reduce.sum"), number(node.args[1])
-        if total is None or share is None or total.args[0] is None or not total.result.dtype.is_float:
-            return None
-        count = Dim.of(1)
-        for axis in total.attrs["axes"]:
-            count = count * total.args[0].shape[axis]
-        if count.value is None or abs(share * int(count) - 1) > 1e-5:
-            return None
-        return g.reduce.mean(total.args[0], **total.attrs)
-
-
-class ReduceKeepsAxes(NodeRule):
-    """reshape(reduce(x)) that puts the reduced axes back with size 1 -> reduce {keepdims}."""
-
-    ops = ("view.reshape",)
-
-    def apply(self, g: Rewriter, node: Node) -> Value | None:
-        reduction = node.args[0].producer if node.args[0] is not None else None
-        if reduction is None or "axes" not in reduction.attrs or reduction.attrs["keepdims"]:
-            return None
-        if len(reduction.result.users) > 1:
-            return None
-        kept = g.op(reduction.op, reduction.args[0], **(reduction.attrs | {"keepdims": True}))
-        if kept.shape == node.result.shape:
-            return kept
-        g.discard()
-        return None

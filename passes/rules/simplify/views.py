@@ -192,17 +192,6 @@ class EmptyPartOfConcat(NodeRule):
         return g.view.concat(*kept, axis=axis)
 
 
-class ReduceOfUnitAxes(NodeRule):
-    """A sum, mean, product, maximum or minimum over axes of size 1 -> reshape."""
-
-    ops = ("reduce.sum", "reduce.mean", "reduce.prod", "reduce.max", "reduce.min", "reduce.any", "reduce.all")
-
-    def apply(self, g: Rewriter, node: Node) -> Value | None:
-        if any(operand(node).shape[axis] != ONE for axis in node.attrs["axes"]):
-            return None
-        return g.view.reshape(operand(node), shape=node.result.shape)
-
-
 class ViewOfMaker(NodeRule):
     """Views of make.full -> make.full; a slice of make.iota -> make.iota."""
 
