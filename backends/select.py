@@ -1,4 +1,4 @@
-"""Chooses a kernel for every call of a fused group, for each instruction-set level, and keeps why the others were not taken."""
+"""Chooses a kernel for every call of a fused group on each instruction-set level, and keeps why others were not taken."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nomul.ir.graph import Module, Node, Weight
 
 @dataclass(frozen=True)
 class Choice:
-    """The kernel of one group on each level (best level first), and (kernel, reason) of those better or equal in rank."""
+    """The kernel of one group on each level (best level first), and (kernel, reason) of those refused before it."""
 
     group: Group
     levels: tuple[Target, ...]
@@ -45,7 +45,7 @@ class Selection:
 
 
 def select(module: Module, levels: Sequence[Target]) -> Selection:
-    """Kernels for all `call` and `exec.run` nodes of @main. Raises NomulError (NM401) listing groups without a kernel."""
+    """Kernels for all `call` and `exec.run` nodes of @main. Raises NomulError (NM401) for groups without one."""
     selection = Selection(tuple(levels))
     by_key: dict[str, Choice] = {}
     problems: list[Problem] = []
