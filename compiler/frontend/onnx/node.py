@@ -91,7 +91,7 @@ class SourceNode:
         value = self.scope.value(entry)
         if not isinstance(value, Constant):
             return value
-        return self.b.make.full(shape=(), value=value.value, dtype=value.dtype)
+        return self.b.make.full(shape=(), value=float(value.value), dtype=value.dtype)
 
     def optional(self, index: int) -> Value | None:
         return self.value(index) if self.has(index) else None

@@ -64,7 +64,7 @@ def _own_value(scope: Scope, value: Value, func: Func) -> Value:
     """The value itself where a node of the function made it for this output alone, else a copy."""
     b = scope.builder
     if isinstance(value, Constant):
-        return b.op("make.full", shape=(), value=value.value, dtype=value.dtype)
+        return b.op("make.full", shape=(), value=float(value.value), dtype=value.dtype)
     if value.producer is None or any(value is returned for returned in func.returns):
         return b.op("view.reshape", value, shape=value.shape)
     return value

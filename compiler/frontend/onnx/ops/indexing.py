@@ -28,7 +28,7 @@ def constant(n: SourceNode) -> np.ndarray:
 def constant_of_shape(n: SourceNode) -> Value:
     fill = n.attr("value", np.zeros(1, np.float32)).reshape(())
     shape = tuple(n.need_sizes(0, "the shape of a constant"))
-    return n.b.make.full(shape=shape, value=fill.item(), dtype=DType.from_numpy(fill.dtype))
+    return n.b.make.full(shape=shape, value=float(fill), dtype=DType.from_numpy(fill.dtype))
 
 
 @onnx_op("Range")

@@ -165,7 +165,7 @@ def _counted(n: SourceNode, bounds: dict[int, tuple[Dim, Dim, int]]) -> Value | 
     shape = [high - low if axis == symbolic[0] else Dim.of(1) for axis in range(n.rank())]
     flat = numbers.reshape(-1)
     if step == 1 and (flat == flat[0]).all():
-        return n.b.make.full(shape=shape, value=flat[0].item(), dtype=n.dtype())
+        return n.b.make.full(shape=shape, value=float(flat[0]), dtype=n.dtype())
     if step == 1 and n.dtype().is_integer and np.array_equal(flat, np.arange(flat.size)):
         return n.reshape(n.b.make.iota(size=high - low, start=low, dtype=n.dtype()), shape)
     return None
