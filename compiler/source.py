@@ -20,7 +20,13 @@ def read_model(model: Any, example_inputs: Any = None, dims: Dims | None = None,
     example_inputs, options: for torch only, see `nomul.frontend.torch.import_torch`. dims: sizes or (lowest, highest)
     of named dims. Raises NomulError (NM003, NM004, NM007, or as the frontend) for a source that no frontend reads.
     """
-    ranges = dict(dims or {})
+    module = _read(model, example_inputs, dict(dims or {}), options)
+    names = tuple(value.name or f"output_{index}" for index, value in enumerate(module.main.returns))
+    module.main.result_names = module.main.result_names or names  # passes may rename values
+    return module
+
+
+def _read(model: Any, example_inputs: Any, ranges: dict[str, DimRequest], options: dict[str, Any]) -> Module:
     if isinstance(model, Module):
         return with_ranges(model, ranges)
     if isinstance(model, str | Path):

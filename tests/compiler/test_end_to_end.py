@@ -24,7 +24,7 @@ weight @table : f32[50, 16]
 weight @up.weight : f32[32, 16]
 weight @up.bias : f32[32]
 weight @down.weight : f32[16, 32]
-func @main(%ids: i64[B, S], %x: f32[B, S, 16]) -> (y: f32[B, S, 16]) {
+func @main(%ids: i64[B, S], %x: f32[B, S, 16]) -> (f32[B, S, 16]) {
   %e = index.gather @table, %ids : f32[B, S, 16]                         loc("embed")
   %s = ew.add %e, %x : f32[B, S, 16]                                     loc("embed")
   %u = nn.linear %s, @up.weight, @up.bias : f32[B, S, 32]                loc("up")
