@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -106,9 +107,15 @@ def _stacked_biases(layers: Sequence[Node], biases: Sequence[Value | None]) -> W
 
 
 def joint_name(names: Sequence[str]) -> str:
-    """`l0.q.weight`, `l0.k.weight` -> `l0.q_k.weight`: what differs, joined."""
-    parts = [name.split(".") for name in names]
-    if len({len(part) for part in parts}) > 1:
-        return "_".join(dict.fromkeys(names))
-    columns = (dict.fromkeys(column) for column in zip(*parts, strict=True))
-    return ".".join("_".join(column) for column in columns)
+    """`l0.q_proj.weight`, `l0.k_proj.weight` -> `l0.q_k_proj.weight`: the words that differ, joined."""
+    words = [re.findall(r"[A-Za-z0-9]+|[^A-Za-z0-9]+", name) for name in names]
+    shortest = min(len(split) for split in words)
+    head = 0
+    while head < shortest and len({split[head] for split in words}) == 1:
+        head += 1
+    tail = 0
+    while tail < shortest - head and len({split[len(split) - 1 - tail] for split in words}) == 1:
+        tail += 1
+    middles = dict.fromkeys("".join(split[head : len(split) - tail]) for split in words)
+    first = words[0]
+    return "".join([*first[:head], "_".join(m for m in middles if m), *first[len(first) - tail :]])

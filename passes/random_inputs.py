@@ -12,7 +12,7 @@ from nomul.ir.graph import Module, Value
 from nomul.ir.interpreter import type_shape
 from nomul.ir.types import DType, Tensor
 
-_LARGEST_DRAWN = 12  # dims are drawn near their lower bound, so that the interpreter stays quick
+_LARGEST_DRAWN = 5  # dims are drawn near their lower bound, so that the interpreter stays quick
 
 
 def random_dims(module: Module, generator: np.random.Generator) -> dict[str, int]:

@@ -35,6 +35,26 @@ def source(node: Node) -> Value:
     return operand
 
 
+def turning_is_free(value: Value, perm: Perm) -> bool:
+    """Whether a transpose of the value moves nothing: only axes of size 1, or back what transposes above it moved."""
+    order = [axis for axis in perm if value.shape[axis] != ONE]
+    while (node := produced_by(value, "view.transpose", "view.reshape")) is not None:
+        above = source(node)
+        if node.op == "view.transpose":
+            order = [node.attrs["perm"][axis] for axis in order]
+        else:
+            old, new = _long_axes(above), _long_axes(value)
+            if [above.shape[axis] for axis in old] != [value.shape[axis] for axis in new]:
+                break
+            order = [old[new.index(axis)] for axis in order]
+        value = above
+    return order == sorted(order)
+
+
+def _long_axes(value: Value) -> list[int]:
+    return [axis for axis, size in enumerate(value.shape) if size != ONE]
+
+
 class TransposeBehindElementwise(NodeRule):
     """f(transpose(x), transpose(y), c) -> transpose(f(x, y, c')), where every operand of full size is transposed alike;
     smaller ones are turned themselves."""
@@ -65,8 +85,7 @@ class TransposeBehindElementwise(NodeRule):
         if turn is not None and turn.attrs["perm"] == perm:
             return source(turn)
         full = (ONE,) * (len(shape) - arg.type.rank) + arg.shape
-        order = [axis for axis in back if full[axis] != ONE]
-        if arg.shape == shape and not is_known(arg) and order != sorted(order):
+        if arg.shape == shape and not is_known(arg) and not turning_is_free(arg, back):
             return None
         padded = arg if len(full) == arg.type.rank else g.view.reshape(arg, shape=full)
         return g.view.transpose(padded, perm=back)

@@ -39,6 +39,23 @@ class ReduceOfReduce(NodeRule):
         return g.view.reshape(both, shape=node.result.shape)
 
 
+class ReduceOfExpand(NodeRule):
+    """reduce(expand(x)) -> expand(reduce(x)) where the expanded axes are not the reduced ones."""
+
+    ops = REDUCTIONS
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        expand = produced_by(node.args[0], "view.expand")
+        if expand is None:
+            return None
+        wide = expand.result.shape
+        narrow = (ONE,) * (len(wide) - operand(expand).type.rank) + operand(expand).shape
+        if any(narrow[axis] != wide[axis] for axis in node.attrs["axes"]):
+            return None
+        reduced = g.op(node.op, g.view.reshape(operand(expand), shape=narrow), **node.attrs)
+        return g.view.expand(reduced, shape=node.result.shape)
+
+
 class MeanFromSum(NodeRule):
     """sum(x) * (1 / n) -> mean(x), where n is the number of elements summed."""
 
