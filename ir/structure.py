@@ -94,3 +94,33 @@ def _inside(arg: Value | None, mapping: dict[Value, Value]) -> Value | None:
     if isinstance(arg, Constant):
         return Constant(arg.value, arg.dtype)
     return None if arg is None else mapping[arg]
+
+
+def inline_call(module: Module, func: Func, call: Node) -> None:
+    """Replace a call by the nodes of its function; the results keep the names that they have in `func`."""
+    callee = module.funcs[call.attrs["func"]]
+    mapping: dict[Value, Value | None] = dict(zip(callee.params, call.args, strict=True))
+    inlined: set[Value] = set()
+    for node in callee.nodes:
+        args = tuple(_substituted(arg, mapping) for arg in node.args)
+        types, names = [r.type for r in node.results], [r.name for r in node.results]
+        twin = func.insert(Node(node.spec, args, dict(node.attrs), types, names, node.loc or call.loc), call)
+        mapping.update(zip(node.results, twin.results, strict=True))
+        inlined.update(twin.results)
+    names = [result.name for result in call.results]
+    for result, value in zip(call.results, callee.returns, strict=True):
+        new = _substituted(value, mapping)
+        assert new is not None
+        func.replace_all(result, new)
+    func.erase(call)
+    for name, value in zip(names, callee.returns, strict=True):
+        twin_value = mapping.get(value)
+        if twin_value in inlined and func.lookup(name) is None:
+            func.rename(twin_value, name)
+
+
+def _substituted(arg: Value | None, mapping: dict[Value, Value | None]) -> Value | None:
+    """A value of the callee as its caller sees it; weights are the module's."""
+    if arg is None:
+        return None
+    return Constant(arg.value, arg.dtype) if isinstance(arg, Constant) else mapping.get(arg, arg)

@@ -127,6 +127,8 @@ class Sketch:
     # -- nodes -------------------------------------------------------------------------------------------------
     def add(self, op: str, *args: Any, **attrs: Any) -> Value | None:
         """Add a node, unless a result could be empty, is too large to compute, or has numbers too large to compare."""
+        if self.smooth and op in JUMPY and any(arg.dtype.is_float for arg in args if isinstance(arg, Value)):
+            return None
         loc = self.one_of([None, "layers.0", 'odd "layer"\n/ü'])
         with self.builder.at(loc):
             node = self.builder.node(op, *args, **attrs)
@@ -195,23 +197,21 @@ class Sketch:
         """Draw about `nodes` nodes."""
         known = recipes()
         elementwise = [name for name, spec in all_ops().items() if spec.kind is Kind.ELEMENTWISE]
-        families = [
-            [name for name in names if not (self.smooth and name in JUMPY)] for names in (elementwise, [*known])
-        ]
+        families = (elementwise, [*known])
         for _ in range(3 * nodes):
             if len(self.module.main.nodes) >= nodes:
                 break
             name = str(self.random.choice(families[self.random.integers(len(families))]))
             known[name](self) if name in known else self.elementwise(all_ops()[name])
 
-    def finish(self) -> Drawn:
-        """Return the values that nobody uses; put some stretch of nodes into a function of its own."""
+    def finish(self, calls: bool) -> Drawn:
+        """Return the values that nobody uses; calls: perhaps put a stretch of nodes into a function of its own."""
         main = self.module.main
         leaves = [r for node in main.nodes for r in node.results if not r.users]
         main.returns = leaves[-3:] or [main.params[0]]
         for weight in [w for w in self.module.weights.values() if not w.users]:
             self.module.remove_weight(weight)
-        if main.nodes and self.flag():
+        if calls and main.nodes and self.flag():
             first = self.integer(0, len(main.nodes) - 1)
             last = self.integer(first, min(first + 4, len(main.nodes) - 1))
             stretch = main.nodes[first : last + 1]
@@ -232,11 +232,12 @@ def modules(
     most_nodes: int = 30,
     dtypes: Sequence[DType] = ALL_DTYPES,
     smooth: bool = False,
+    calls: bool = True,
 ) -> Drawn:
     """Modules of 3 to most_nodes nodes. smooth: no op whose result jumps, and float casts only, to compare kernels."""
     sketch = Sketch(draw, dtypes, smooth)
     sketch.grow(sketch.integer(3, most_nodes))
-    return sketch.finish()
+    return sketch.finish(calls)
 
 
 __all__ = ["ALL_DTYPES", "Drawn", "Sketch", "TypeFault", "modules"]

@@ -15,6 +15,7 @@ from nomul.ir.graph import Module
 from nomul.ir.interpreter import run
 from nomul.ir.op import Kind, all_ops
 from nomul.ir.parser import parse_module
+from nomul.ir.structure import inline_call
 from nomul.ir.text import print_module
 from nomul.ir.verifier import verify
 from nomul.ir.weights_file import load_weights, save_weights
@@ -62,6 +63,17 @@ def test_copies_compute_the_same(drawn: Drawn) -> None:
     _same(run(copy, *drawn.inputs), expected)
     _same(run(_through_files(drawn.module), *drawn.inputs), expected)
     assert print_module(copy) == print_module(drawn.module)
+
+
+@FUZZ
+@given(modules())
+def test_inlined_calls_compute_the_same(drawn: Drawn) -> None:
+    module = drawn.module.clone()
+    for node in [node for node in module.main.nodes if node.op == "call"]:
+        inline_call(module, module.main, node)
+    verify(module)
+    assert all(node.op != "call" for node in module.main.nodes)
+    _same(run(module, *drawn.inputs), run(drawn.module, *drawn.inputs))
 
 
 def _through_files(module: Module) -> Module:

@@ -15,7 +15,7 @@ from nomul.ir.graph import Constant, Func, Module, Node, Value, Weight, clone_fu
 from nomul.ir.interpreter import run
 from nomul.ir.networkx_view import to_networkx
 from nomul.ir.op import TypeFault, get_op
-from nomul.ir.structure import insert_call, outline
+from nomul.ir.structure import inline_call, insert_call, outline
 from nomul.ir.text import print_module
 from nomul.ir.types import DType, Tensor
 from nomul.ir.verifier import find_faults, verify
@@ -192,6 +192,31 @@ def test_outline_with_several_results_and_equal_names() -> None:
     assert [p.name for p in module.funcs["both.0"].params] == ["w", "w.p2"]
     assert len(func.nodes) == 1 and func.returns == [func.nodes[0].results[1], func.nodes[0].results[0]]
     np.testing.assert_array_equal(run(module, np.ones(4, np.float32))[1], [2, 2, 2, 2])
+
+
+def test_inline_undoes_outline() -> None:
+    module = chain()
+    before, x = print_module(module), np.ones((3, 4), np.float32)
+    expected = run(module, x)
+    call = outline(module, module.main, module.main.nodes[:2], "fused")
+    inline_call(module, module.main, call)
+    assert call not in module.main.nodes
+    verify(module)
+    np.testing.assert_array_equal(run(module, x)[0], expected[0])
+    del module.funcs["fused.0"]
+    assert print_module(module) == before
+
+
+def test_inline_a_function_that_returns_its_parameter_and_a_literal() -> None:
+    module = chain()
+    same = module.add_func(Func("same", [Value("v", Tensor.of("f32", "S", 4))]))
+    same.returns = [same.params[0], Constant(2.0, DType.F32)]
+    a, b, _ = module.main.nodes
+    call = insert_call(module.main, same, [a.result], before=b, names=["kept", "two"])
+    module.main.set_args(b, (call.results[0], call.results[1]))
+    inline_call(module, module.main, call)
+    verify(module)
+    assert "  %b = ew.add %a, 2.0 : f32[S, 4]" in print_module(module)
 
 
 def test_insert_call() -> None:
