@@ -10,7 +10,7 @@ import numpy as np
 from nomul.frontend.common import BAD_NODE, DATA_DEPENDENT, UNSUPPORTED_FORM, at_most, clamp
 from nomul.frontend.onnx.attributes import attribute_value
 from nomul.frontend.onnx.dims import SizeDemand
-from nomul.frontend.onnx.entry import Entry, Scope
+from nomul.frontend.onnx.entry import MAX_SIZES, Entry, Scope
 from nomul.ir.dim import Dim, product
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Constant, Value
@@ -251,7 +251,7 @@ class SourceNode:
             self.same_size(value.type.numel, product(target))
         uniform = self.uniform(value)
         if uniform is not None:
-            return self.b.make.full(shape=target, value=uniform, dtype=value.dtype)
+            return self.full(target, uniform, value.dtype)
         return self.b.view.reshape(value, shape=target)
 
     @staticmethod
@@ -259,6 +259,28 @@ class SourceNode:
         """The number that a value has everywhere, where that is certain from how it was made."""
         made = value.producer
         return made.attrs["value"] if made is not None and made.op == "make.full" else None
+
+    def uniform_operand(self, index: int) -> float | None:
+        """The same for an operand, which may be constant."""
+        entry = self.entry(index)
+        if entry.value is not None:
+            return self.uniform(entry.value)
+        if not entry.is_constant or not 0 < int(entry.type.numel) <= MAX_SIZES:
+            return None
+        numbers = entry.array()
+        return float(numbers.flat[0]) if (numbers == numbers.flat[0]).all() else None
+
+    def full(self, shape: Sequence[Dim], number: float, dtype: DType) -> Value:
+        """One number everywhere."""
+        return self.b.make.full(shape=tuple(shape), value=number, dtype=dtype)
+
+    def expand(self, value: Value, shape: Sequence[Dim]) -> Value:
+        """A value broadcast to a shape that it fits, or as it is."""
+        shape = tuple(shape)
+        if value.shape == shape:
+            return value
+        uniform = self.uniform(value)
+        return self.b.view.expand(value, shape=shape) if uniform is None else self.full(shape, uniform, value.dtype)
 
     def transpose(self, value: Value, perm: Sequence[int]) -> Value:
         perm = tuple(perm)

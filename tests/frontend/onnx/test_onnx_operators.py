@@ -398,3 +398,48 @@ def test_an_initializer_that_is_also_an_input_is_its_default() -> None:
 def test_one_weight_for_all_its_uses() -> None:
     text = "g (float[N, 3] x) => (float[] y) { a = MatMul (x, w)\n v = Identity (w)\n y = MatMul (a, v) }"
     assert list(imported(model(text, weights={"w": normal(3, 3)})).weights) == ["w"]
+
+
+def test_a_mask_read_by_its_flat_positions_is_the_mask() -> None:
+    """As exporters write `mask[batch, position]`: row * length + column into the flattened mask."""
+    text = """g (bool[B, S] mask, float[B, S, S] scores) => (float[] y) {
+      shape = Shape (mask)
+      zero = Constant <value_int = 0> ()
+      one = Constant <value_int = 1> ()
+      rows = Gather (shape, zero)
+      length = Gather (shape, one)
+      b = Range (zero, rows, one)
+      s = Range (zero, length, one)
+      b_axes = Constant <value_ints = [1, 2]> ()
+      s_axes = Constant <value_ints = [0, 1]> ()
+      b3 = Unsqueeze (b, b_axes)
+      s3 = Unsqueeze (s, s_axes)
+      start = Mul (b3, length)
+      place = Add (start, s3)
+      flat_shape = Constant <value_ints = [-1]> ()
+      flat = Reshape (mask, flat_shape)
+      seen = Gather (flat, place)
+      inside = GreaterOrEqual (s3, zero)
+      both = And (inside, seen)
+      low = Constant <value_float = -1e30> ()
+      y = Where (both, scores, low)
+    }"""
+    mask = np.array([[True, True, False], [True, False, False]])
+    module = check(model(text), mask, normal(2, 3, 3))
+    assert ops(module) == ["view.reshape", "view.reshape", "ew.where"]
+
+
+def test_a_comparison_that_ranges_do_not_decide_stays() -> None:
+    text = """g (float[S, S] x) => (float[] y) {
+      length = Shape <start = 0, end = 1> (x)
+      n = Squeeze (length)
+      zero = Constant <value_int = 0> ()
+      one = Constant <value_int = 1> ()
+      s = Range (zero, n, one)
+      axes = Constant <value_ints = [1]> ()
+      rows = Unsqueeze (s, axes)
+      seen = LessOrEqual (s, rows)
+      y = Where (seen, x, low)
+    }"""
+    module = check(model(text, weights={"low": np.array(-3, F)}), normal(4, 4))
+    assert "ew.le" in ops(module)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from math import inf
 
 import numpy as np
 
+from nomul.frontend.onnx.formula import combined, counter
 from nomul.frontend.onnx.node import SourceNode
 from nomul.frontend.onnx.registry import onnx_op
 from nomul.frontend.onnx.tensors import ir_dtype
@@ -52,6 +54,15 @@ _BINARY = {
 }
 
 
+# Of the bounds of left - right: whether the comparison always holds, and whether it never does.
+_COMPARISONS: dict[str, Callable[[float, float], tuple[bool, bool]]] = {
+    "Less": lambda low, high: (high < 0, low >= 0),
+    "LessOrEqual": lambda low, high: (high <= 0, low > 0),
+    "Greater": lambda low, high: (low > 0, high <= 0),
+    "GreaterOrEqual": lambda low, high: (low >= 0, high < 0),
+}
+
+
 @onnx_op(*_UNARY)
 def unary(n: SourceNode) -> Value:
     return n.b.op(_UNARY[n.op_type], n.value())
@@ -61,7 +72,33 @@ def unary(n: SourceNode) -> Value:
 def binary(n: SourceNode) -> Value:
     if n.attr("broadcast"):
         n.unsupported("broadcasting by attribute, of operator sets before 7, is not supported")
-    return n.broadcasting(_BINARY[n.op_type])
+    return _decided(n) or n.broadcasting(_BINARY[n.op_type])
+
+
+def _decided(n: SourceNode) -> Value | None:
+    """Comparisons of positions that the ranges of dims decide, and what follows from them: parts of attention masks."""
+    if n.op_type in ("And", "Or"):
+        return _with_uniform(n)
+    if n.op_type not in _COMPARISONS:
+        return None
+    left, right = counter(n.value(0)), counter(n.value(1))
+    if left is None or right is None:
+        return None
+    shape = n.broadcast(left.shape, right.shape)
+    low, high = combined(left, right, shape, -1).bounds(n.importer.ranges)
+    always, never = _COMPARISONS[n.op_type](low, high)
+    return n.full(shape, float(always), DType.BOOL) if always or never else None
+
+
+def _with_uniform(n: SourceNode) -> Value | None:
+    """`x and true` is x, `x and false` is false; `or` the other way round."""
+    shape = n.broadcast(n.shape(0), n.shape(1))
+    for index in (0, 1):
+        uniform = n.uniform_operand(index)
+        if uniform is not None:
+            neutral = bool(uniform) == (n.op_type == "And")
+            return n.expand(n.tensor(1 - index), shape) if neutral else n.full(shape, uniform, DType.BOOL)
+    return None
 
 
 @onnx_op("Identity", "Dropout")

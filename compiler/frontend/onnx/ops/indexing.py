@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from nomul.frontend.common import BAD_NODE, DATA_DEPENDENT
+from nomul.frontend.onnx.formula import Counter, counter
 from nomul.frontend.onnx.node import SourceNode
 from nomul.frontend.onnx.registry import onnx_op
 from nomul.frontend.onnx.tensors import ir_dtype
-from nomul.ir.dim import Dim, ceil_div
+from nomul.ir.dim import Dim, ceil_div, product
 from nomul.ir.graph import Value
 from nomul.ir.types import DType
 
@@ -70,38 +71,35 @@ def gather(n: SourceNode) -> Value:
         place = place + size if int(place) < 0 else place
         row = n.slice(x, axis, place, place + 1)
         return n.reshape(row, (*x.shape[:axis], *n.shape(1), *x.shape[axis + 1 :]))
-    uniform = n.uniform(n.tensor(1))
-    if uniform is not None:
-        return _repeated(n, x, axis, int(uniform))
-    return _consecutive(n, x, axis) or n.b.index.gather(x, n.tensor(1), axis=axis)
+    counted = counter(n.value(1))
+    rows = _counted_rows(n, x, axis, counted) if counted is not None else None
+    return rows or n.b.index.gather(x, n.tensor(1), axis=axis)
 
 
-def _repeated(n: SourceNode, x: Value, axis: int, place: int) -> Value:
-    """The same row for every index."""
-    low = Dim.of(place) + x.shape[axis] if place < 0 else Dim.of(place)
-    row = n.slice(x, axis, low, low + 1)
+def _counted_rows(n: SourceNode, x: Value, axis: int, index: Counter) -> Value | None:
+    """Rows whose numbers are known: one row for all, or consecutive ones, without a gather."""
+    low, size = index.offset, x.shape[axis]
+    low = low + size if low.bounds(n.importer.ranges)[1] < 0 else low
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
     shape = n.shape(1)
-    flat = n.reshape(row, (*x.shape[:axis], *[Dim.of(1)] * len(shape), *x.shape[axis + 1 :]))
-    return n.b.view.expand(flat, shape=(*x.shape[:axis], *shape, *x.shape[axis + 1 :]))
-
-
-def _consecutive(n: SourceNode, x: Value, axis: int) -> Value | None:
-    """Rows start, start + 1, ... by a counter are a slice."""
-    counter = n.tensor(1)
-    if counter.producer is not None and counter.producer.op == "view.reshape":
-        counter = counter.producer.args[0] or counter
-    if counter.producer is None or counter.producer.op != "make.iota" or counter.producer.attrs["step"] != 1:
+    if index.is_uniform:
+        if not n.at_most(low + 1, size):
+            n.fail(BAD_NODE, f"index {low} is outside the axis of size {size}")
+        row = n.reshape(n.slice(x, axis, low, low + 1), (*before, *[Dim.of(1)] * len(shape), *after))
+        return n.expand(row, (*before, *shape, *after))
+    if not index.counts_on or low.bounds(n.importer.ranges)[0] < 0:
         return None
-    low = counter.producer.attrs["start"]
-    high = low + counter.producer.attrs["size"]
-    if not n.at_most(Dim.of(0), low) or not n.at_most(high, x.shape[axis]):
-        n.fail(BAD_NODE, f"an index is outside the axis of size {x.shape[axis]}")
-    rows = n.slice(x, axis, low, high)
-    return n.reshape(rows, (*x.shape[:axis], *n.shape(1), *x.shape[axis + 1 :]))
+    high = low + product(shape)
+    if high != size and not n.at_most(high, size):
+        n.fail(BAD_NODE, f"an index is outside the axis of size {size}")
+    return n.reshape(n.slice(x, axis, low, high), (*before, *shape, *after))
 
 
 @onnx_op("GatherElements")
 def gather_elements(n: SourceNode) -> Value:
+    uniform = n.uniform_operand(0)
+    if uniform is not None:
+        return n.full(n.shape(1), uniform, n.dtype())
     return n.b.index.gather_elements(n.tensor(), n.tensor(1), axis=n.axis(n.attr("axis", 0)))
 
 

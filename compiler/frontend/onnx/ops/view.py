@@ -76,12 +76,8 @@ def transpose(n: SourceNode) -> Value:
 @onnx_op("Expand")
 def expand(n: SourceNode) -> Value:
     shape = n.broadcast(n.shape(), tuple(n.need_sizes(1, "the shape of an expand")))
-    if shape == n.shape():
-        return n.tensor()
-    uniform = n.uniform(n.tensor())
-    if uniform is not None:
-        return n.b.make.full(shape=shape, value=uniform, dtype=n.dtype())
-    return n.b.view.expand(n.tensor(), shape=shape)
+    uniform = n.uniform_operand(0) if shape != n.shape() else None
+    return n.expand(n.tensor(), shape) if uniform is None else n.full(shape, uniform, n.dtype())
 
 
 @onnx_op("Tile")
@@ -165,7 +161,7 @@ def _counted(n: SourceNode, bounds: dict[int, tuple[Dim, Dim, int]]) -> Value | 
     shape = [high - low if axis == symbolic[0] else Dim.of(1) for axis in range(n.rank())]
     flat = numbers.reshape(-1)
     if step == 1 and (flat == flat[0]).all():
-        return n.b.make.full(shape=shape, value=float(flat[0]), dtype=n.dtype())
+        return n.full(shape, float(flat[0]), n.dtype())
     if step == 1 and n.dtype().is_integer and np.array_equal(flat, np.arange(flat.size)):
         return n.reshape(n.b.make.iota(size=high - low, start=low, dtype=n.dtype()), shape)
     return None
