@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from nomul.passes.channels_last import ChannelsLast
 from nomul.passes.common_subexpressions import CommonSubexpressions
 from nomul.passes.dead_code import DeadCode
+from nomul.passes.encode import Encode
 from nomul.passes.fold_constants import FoldConstants
 from nomul.passes.fold_makers import FoldMakers
 from nomul.passes.group import Group
@@ -24,6 +25,7 @@ def phases(recipe: Mapping[str, str] | None = None) -> list[Phase]:
     return [
         Phase("clean", (clean,)),
         Phase("fuse", (fuse,)),
+        Phase("encode", (Encode(recipe),)),
         Phase("merge", (MergeLinears(), clean)),
         Phase("layout", (ChannelsLast(), layout)),
         Phase("group", (FoldMakers(), arrange, Group(), DeadCode())),

@@ -48,7 +48,7 @@ def _checked(recipe: dict[str, str]) -> dict[str, str]:
     problems = [
         Problem("NM009", f"there is no encoding '{text}' (for '{pattern}')", help=f"choose from: {', '.join(known)}")
         for pattern, text in recipe.items()
-        if text.partition("<")[0].strip() not in known
+        if text.partition(" by ")[0].partition("<")[0].strip() not in known
     ]
     if problems:
         raise NomulError.many(problems)

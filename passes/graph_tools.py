@@ -23,6 +23,11 @@ def is_known(value: Value | None) -> bool:
     return isinstance(value, Constant | Weight)
 
 
+def is_dense(value: Value | None) -> bool:
+    """A weight without encoding, whose numbers rules may change."""
+    return isinstance(value, Weight) and value.type.encoding is None
+
+
 def produced_by(value: Value | None, *ops: str) -> Node | None:
     """The node that makes the value where it is one of these ops."""
     node = value.producer if value is not None else None

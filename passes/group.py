@@ -48,9 +48,11 @@ def _is_needed(func: Func, node: Node) -> bool:
 def _heavy_group(func: Func, node: Node, taken: set[Node]) -> list[Node]:
     group = {node}
     taken.add(node)
-    if len(node.results) == 1:
-        group |= epilogue(func, node, taken)
-    taken |= group
+    behind = epilogue(func, node, taken) if len(node.results) == 1 else set()
+    group |= behind
+    taken |= behind
+    for other in _in_order(func, behind)[::-1]:
+        absorb_tree(func, other, group, taken, views=False)
     for position, operand in enumerate(node.args):
         if operand is None:
             continue

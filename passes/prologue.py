@@ -76,10 +76,12 @@ def absorb_tree(
     taken: set[Node],
     positions: Iterable[int] | None = None,
     repeated: bool = False,
+    views: bool = True,
 ) -> None:
     """Take element-wise nodes and views above `root` (above the given operands only) that nothing else needs.
 
-    repeated: `root` reads its operands' elements more than once, so that only cheap nodes are taken."""
+    repeated: `root` reads its operands' elements more than once, so that only cheap nodes are taken.  views: take them
+    too (kernels with an epilogue compute in it, but read no views)."""
     todo = [(root, position, repeated) for position in (positions if positions is not None else range(len(root.args)))]
     while todo:
         user, position, repeated = todo.pop()
@@ -89,10 +91,10 @@ def absorb_tree(
             continue
         repeated = repeated or _repeats(user, operand)
         if is_view(producer):
-            views = inner_views(operand)
-            repeated = repeated or any(view.op == "view.expand" for view in views)
-            _take_chain(func, user, position, views, group, taken)
-            todo += [(_above(user, position, len(views)), 0, repeated)] if views else []
+            chain = inner_views(operand) if views else []
+            repeated = repeated or any(view.op == "view.expand" for view in chain)
+            _take_chain(func, user, position, chain, group, taken)
+            todo += [(_above(user, position, len(chain)), 0, repeated)] if chain else []
         elif is_elementwise(producer) and _belongs(func, producer, group, repeated):
             group.add(producer)
             taken.add(producer)

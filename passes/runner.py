@@ -113,13 +113,13 @@ class PassRunner:
     def _step(self, module: Module, step: Step, phase: str) -> Module:
         if isinstance(step, Pass):
             return self.apply(module, step, phase)
-        for _ in range(step.limit):
-            start = len(self.records)
-            for item in step.passes:
-                module = self.apply(module, item, phase)
-            if not any(record.changed for record in self.records[start:]):
+        idle = 0  # passes run since the last change
+        for item in step.passes * step.limit:
+            module = self.apply(module, item, phase)
+            idle = 0 if self.records[-1].changed else idle + 1
+            if idle == len(step.passes):
                 return module
-        busy = ", ".join(record.name for record in self.records[start:] if record.changed)
+        busy = ", ".join(record.name for record in self.records[-len(step.passes) :] if record.changed)
         message = f"passes of phase '{phase}' still change the module after {step.limit} rounds: {busy}"
         raise NomulError("NM453", message, help=_BUG)
 

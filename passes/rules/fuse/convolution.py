@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from nomul.ir.dim import Dim
-from nomul.ir.graph import Constant, Node, Value, Weight
-from nomul.passes.graph_tools import is_known, produced_by
+from nomul.ir.graph import Constant, Node, Value
+from nomul.passes.graph_tools import is_dense, is_known, produced_by
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
 
 CONVOLUTIONS = ("nn.conv2d", "nn.conv_transpose2d")
@@ -57,7 +57,7 @@ class ScaleIntoConvolution(NodeRule):
             return None
         scale = per_channel(g, conv, known)
         x, w, *bias = conv.args
-        if scale is None or not isinstance(w, Weight) or not all(map(is_known, bias)):
+        if scale is None or not is_dense(w) or not all(map(is_known, bias)):
             return None
         if len(conv.result.users) > 1:
             raise NoMatch("the unscaled convolution is used elsewhere", conv)

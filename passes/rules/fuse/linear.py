@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nomul.ir.graph import Constant, Node, Value, Weight
 from nomul.ir.types import DType
-from nomul.passes.graph_tools import is_known, produced_by
+from nomul.passes.graph_tools import is_dense, is_known, produced_by
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
 from nomul.passes.shapes import ONE, view_chain
 from nomul.passes.view_tools import rebuild_views
@@ -19,7 +19,7 @@ class MatmulByWeight(NodeRule):
 
     def apply(self, g: Rewriter, node: Node) -> Value | None:
         x, w = node.args
-        if not isinstance(w, Weight) or x is None:
+        if not isinstance(w, Weight) or x is None or not is_dense(w):
             return None
         if any(size != ONE for size in w.shape[:-2]) or x.type.rank < w.type.rank:
             raise NoMatch(f"the weight {w.type} is a batch of matrices", w)
@@ -57,8 +57,10 @@ class ScaleIntoLinear(NodeRule):
         if c.shape not in ((), linear.result.shape[-1:]):
             return None
         x, w, *bias = linear.args
-        if len(linear.result.users) > 1 or not isinstance(w, Weight) or not all(map(is_known, bias)):
+        if len(linear.result.users) > 1:
             raise NoMatch("the unscaled product is used elsewhere", linear)
+        if not is_dense(w) or not all(map(is_known, bias)):
+            raise NoMatch("the weights are not known, or encoded already", w)
         column = c if isinstance(c, Constant) else g.view.reshape(c, shape=(*c.shape, 1))
         scaled = g.ew.mul(w, column, name=w.name)
         return g.nn.linear(x, scaled, *(g.ew.mul(b, c, name=b.name) for b in bias if b is not None))
