@@ -16,7 +16,7 @@ from nomul.frontend.torch.errors import Unsupported, node_loc, problem
 from nomul.frontend.torch.lazy import Affine, Choice, Lazy, Mask, Uniform
 from nomul.frontend.torch.lowering import Lowering
 from nomul.frontend.torch.naming import output_names
-from nomul.frontend.torch.registry import handler_of, names_of, rule_of
+from nomul.frontend.torch.registry import further_decompositions, handler_of, names_of, rule_of
 from nomul.frontend.torch.symbols import Symbols
 from nomul.ir.errors import NomulError, Problem
 from nomul.ir.graph import Func, Module, Value
@@ -86,8 +86,8 @@ class Importer:
                 self.problems.append(_mutation(spec))
                 continue
             name = next(names)
-            if value is None or isinstance(value, bool | int | float | str):
-                continue  # known before the model runs
+            if value is None or value is _UNKNOWN or isinstance(value, bool | int | float | str):
+                continue  # known before the model runs, or reported
             self._output(value, value_name(name))
 
     def _output(self, value: Any, name: str) -> None:
@@ -141,12 +141,20 @@ class Importer:
         if isinstance(result, _SIZES | int | float):
             return self._size(result)
         if node.target is operator.getitem:
-            return args[0][args[1]]
+            return self._part(args[0], args[1])
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             return self._inline(node, args)
         if names_of(node.target)[1].startswith(_CHECKS):
             return None
         return self._call(node.target, args, {key: value for key, value in kwargs.items() if key not in _IGNORED})
+
+    @staticmethod
+    def _part(results: Sequence[Any], index: int) -> Any:
+        """One of several results. Lowerings leave out what only a backward pass needs."""
+        part = results[index] if index < len(results) else None
+        if part is None:
+            raise Unsupported(UNSUPPORTED_FORM, f"result {index} of the operator is not computed")
+        return part
 
     def _size(self, result: Any) -> Any:
         symbols = self.lowering.symbols
@@ -191,7 +199,7 @@ _UNKNOWN = object()
 def check_before_running(program: torch.export.ExportedProgram) -> None:
     """Refuse operators that have neither a lowering nor a decomposition. torch runs the others on fake tensors when it
     decomposes them, so nothing else may come that far. Raises NomulError."""
-    table = torch.export.default_decompositions()
+    table = {*torch.export.default_decompositions(), *further_decompositions()}
     problems = unsupported_ops(program, lambda target: _decomposes(target, table))
     if problems:
         raise NomulError.many(problems)
@@ -205,8 +213,8 @@ def _decomposes(target: Any, table: Any) -> bool:
     if not (target._schema.is_mutable and target.namespace == "aten" and name.endswith("_")):
         return False
     twin = getattr(torch.ops.aten, name[:-1], None)
-    overloads = [getattr(twin, overload) for overload in twin.overloads()] if twin is not None else []
-    return any(handler_of(overload) is not None or _decomposes(overload, table) for overload in overloads)
+    overloads = [] if twin is None else [getattr(twin, overload) for overload in twin.overloads()]
+    return any(handler_of(overload) is not None or overload in table for overload in overloads)
 
 
 def unsupported_ops(

@@ -14,7 +14,7 @@ from nomul.frontend.common import BAD_SOURCE, DATA_DEPENDENT
 from nomul.frontend.torch.archive import load_program
 from nomul.frontend.torch.dynamic import Dynamic
 from nomul.frontend.torch.errors import source_line
-from nomul.frontend.torch.registry import handler_of
+from nomul.frontend.torch.registry import further_decompositions, handler_of
 from nomul.ir.errors import NomulError
 
 _NO_TORCH_EXPORT = "see the message of torch.export below with --traceback"
@@ -98,6 +98,9 @@ def decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedPro
     for target in list(table):
         if isinstance(target, torch._ops.OpOverload) and handler_of(target) is not None:
             table.pop(target)
+    for target, function in further_decompositions().items():
+        if handler_of(target) is None and target not in table:
+            table[target] = function
     with _quiet(), torch.no_grad():
         try:
             return program.run_decompositions(table)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import torch
+
 Function = Callable[..., Any]
 
 
@@ -79,6 +81,16 @@ def rule_of(target: Any) -> Function | None:
     _load()
     overload, packet = names_of(target)
     return _RULES.get(overload) or _RULES.get(packet)
+
+
+@cache
+def further_decompositions() -> dict[Any, Function]:
+    """Decompositions that torch has beyond those of its core operators, of operators that real models use."""
+    from torch._decomp import get_decompositions
+
+    aten_ops = torch.ops.aten
+    packets = (aten_ops.grid_sampler_2d, aten_ops.native_dropout)
+    return get_decompositions(packets)
 
 
 def all_handlers() -> dict[str, Handler]:

@@ -137,3 +137,30 @@ def lerp(g: Lowering, start: Operand, end: Operand, weight: Any) -> Any:
     dtype = g.dtype()
     step = g.elementwise("ew.mul", [g.elementwise("ew.sub", [end, start], dtype), weight], dtype)
     return g.elementwise("ew.add", [start, step], dtype)
+
+
+@aten("fmax", lazy=True)
+def fmax(g: Lowering, x: Operand, y: Operand) -> Any:
+    return _without_nan(g, "ew.max", x, y)
+
+
+@aten("fmin", lazy=True)
+def fmin(g: Lowering, x: Operand, y: Operand) -> Any:
+    return _without_nan(g, "ew.min", x, y)
+
+
+def _without_nan(g: Lowering, op: str, x: Operand, y: Operand) -> Any:
+    """The extreme of two numbers, where one that is not a number counts as absent."""
+    dtype = g.dtype()
+    if not dtype.is_float:
+        return _binary(g, op, x, y, "ew.or" if op == "ew.max" else "ew.and")
+    left, right = (g.compact(side, dtype) for side in (x, y))
+    filled = g.b.ew.where(g.b.ew.is_nan(left), right, left), g.b.ew.where(g.b.ew.is_nan(right), left, right)
+    return g.expand(g.b.op(op, *filled), g.shape())
+
+
+@aten("hypot", lazy=True)
+def hypot(g: Lowering, x: Operand, y: Operand) -> Any:
+    dtype = g.dtype()
+    squares = [_power(g, side, 2, dtype) for side in (x, y)]
+    return g.elementwise("ew.sqrt", [g.elementwise("ew.add", squares, dtype)], dtype)

@@ -89,7 +89,7 @@ def eye(g: Lowering, *args: Any, **options: Any) -> Any:
     return g.cast(g.b.ew.eq(row, column), g.dtype())
 
 
-@aten("linspace", lazy=True)
+@aten("linspace.default", lazy=True)
 def linspace(g: Lowering, start: Any, end: Any, steps: Any, **options: Any) -> Any:
     """Counted from the start in the first half and from the end in the second, as torch does."""
     dtype, (size,) = g.dtype(), g.shape()
@@ -117,3 +117,16 @@ def _triangle(g: Lowering, x: Operand, diagonal: int, sign: int) -> Any:
     if isinstance(mask, Uniform):
         return x if mask.number else Uniform(g.dtype(), g.shape(), zero)
     return g.b.ew.where(g.compact(mask), g.tensor(x), g.value(zero, g.dtype()))
+
+
+@aten("copy", lazy=True)
+def copy(g: Lowering, x: Operand, src: Operand, non_blocking: bool = False) -> Any:
+    """The source, in the type and shape of the target that it was written to."""
+    return g.expand(g.value(src, g.dtype()), g.shape())
+
+
+@aten("fill", lazy=True)
+def fill(g: Lowering, x: Operand, value: Operand) -> Any:
+    if isinstance(value, bool | int | float):
+        return _uniform(g, value)
+    return g.expand(g.value(value, g.dtype()), g.shape())

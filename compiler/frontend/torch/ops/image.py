@@ -214,3 +214,14 @@ def upsample_cubic(g: Lowering, x: Value, size: Any, align_corners: bool, scales
 @aten("upsample_bicubic2d.default")
 def upsample_cubic_default(g: Lowering, x: Value, size: Any, align_corners: bool, *scales: Any) -> Value:
     return upsample_cubic(g, x, size, align_corners, scales or None)
+
+
+@aten("adaptive_max_pool2d")
+def adaptive_max_pool(g: Lowering, x: Value, output_size: Sequence[Any]) -> tuple[Value]:
+    """Where the output size divides the input size: windows of equal size. The indices are not computed."""
+    windows = []
+    for size, out in zip(x.shape[-2:], g.shape(0)[-2:], strict=True):
+        if size.value is None or out.value is None or int(size) % int(out):
+            raise g.unsupported(f"adaptive maximum pooling of {size} to {out} is not supported")
+        windows.append(int(size) // int(out))
+    return (_pooled(g, "nn.max_pool2d", x, g.shape(0), kernel=windows, strides=windows),)

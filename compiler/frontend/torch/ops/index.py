@@ -191,6 +191,9 @@ def select_scatter(g: Lowering, x: Value, src: Value, dim: int, index: Any) -> V
 
 def _write(g: Lowering, x: Value, axis: int, places: Lazy | Value, src: Value, reduction: str = "none") -> Value:
     """x with whole slices along an axis replaced."""
+    if x.type.rank == 0:
+        one = _write(g, g.reshape(x, (ONE,)), 0, places, g.reshape(src, (ONE,)), reduction)
+        return g.reshape(one, ())
     perm = [axis, *(other for other in range(x.type.rank) if other != axis)]
     line = g.tensor(places)
     coordinates = g.reshape(line, (*line.shape, ONE))
@@ -236,6 +239,8 @@ def sort(g: Lowering, x: Value, *args: Any, **options: Any) -> tuple[Value, Valu
 @aten("unfold")
 def unfold(g: Lowering, x: Value, dim: int, size: int, step: int) -> Value:
     """Windows along an axis, their elements in a new last axis."""
+    if x.type.rank == 0:
+        return g.reshape(x, g.shape())
     axis = g.axis(dim, x.type.rank)
     count = g.shape()[axis]
     if step == size and x.shape[axis] == count * size:
@@ -254,3 +259,37 @@ def data_dependent(g: Lowering, *args: Any, **options: Any) -> Any:
         "the size of the result, or what the program does next, depends on data",
         "use torch.where, a mask or a fixed number of elements (topk) instead",
     )
+
+
+@aten("take")
+def take(g: Lowering, x: Value, index: Value) -> Value:
+    return g.b.index.gather(g.reshape(x, (x.type.numel,)), index, axis=0)
+
+
+@aten("bucketize.Tensor")
+def bucketize(g: Lowering, x: Value, boundaries: Value, out_int32: bool = False, right: bool = False) -> Value:
+    """How many boundaries lie below x (not above x, with right)."""
+    return _count_below(g, boundaries, g.reshape(x, (*x.shape, ONE)), right)
+
+
+@aten("searchsorted.Tensor")
+def searchsorted(
+    g: Lowering,
+    sorted_sequence: Value,
+    x: Value,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Value | None = None,
+) -> Value:
+    if sorter is not None:
+        raise g.unsupported("searchsorted with a sorter is not supported")
+    row = sorted_sequence
+    if row.type.rank > 1:
+        row = g.reshape(row, (*row.shape[:-1], ONE, row.shape[-1]))
+    return _count_below(g, row, g.reshape(x, (*x.shape, ONE)), right or side == "right")
+
+
+def _count_below(g: Lowering, row: Value, x: Value, right: bool) -> Value:
+    below = g.value(g.elementwise("ew.le" if right else "ew.lt", [row, x]))
+    return g.b.reduce.sum(g.cast(below, g.dtype()), axes=(below.type.rank - 1,))

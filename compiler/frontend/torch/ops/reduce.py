@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from nomul.frontend.torch.dtypes import dtype_of
+from nomul.frontend.torch.lazy import ONE
 from nomul.frontend.torch.lowering import Lowering
 from nomul.frontend.torch.registry import aten
 from nomul.ir.dim import Dim, product
@@ -19,6 +20,8 @@ Axes = Sequence[int] | int | None
 
 def _axes(g: Lowering, x: Value, dim: Axes) -> tuple[int, ...]:
     """Normalised axes; none given means all."""
+    if x.type.rank == 0:
+        return ()
     if dim is None or (not isinstance(dim, int) and len(dim) == 0):
         return tuple(range(x.type.rank))
     chosen = (dim,) if isinstance(dim, int) else tuple(dim)
@@ -177,6 +180,23 @@ def vector_norm(
     g: Lowering, x: Value, ord: Any = 2, dim: Axes = None, keepdim: bool = False, dtype: Any = None
 ) -> Value:
     x = g.cast(x, g.dtype())
+    return _norm(g, x, ord, dim, keepdim)
+
+
+@aten("dist")
+def dist(g: Lowering, x: Value, y: Value, p: Any = 2) -> Value:
+    return _norm(g, g.b.ew.sub(x, y), p, None, False)
+
+
+@aten("_cdist_forward")
+def cdist(g: Lowering, x: Value, y: Value, p: float, compute_mode: int | None) -> Value:
+    """Distances between all rows of x and all rows of y."""
+    rows = g.reshape(x, (*x.shape[:-1], ONE, x.shape[-1]))
+    columns = g.reshape(y, (*y.shape[:-2], ONE, *y.shape[-2:]))
+    return _norm(g, g.b.ew.sub(rows, columns), p, -1, False)
+
+
+def _norm(g: Lowering, x: Value, ord: Any, dim: Axes, keepdim: bool) -> Value:
     size = g.b.ew.abs(x)
     if ord in (float("inf"), float("-inf")):
         return _reduce(g, "max" if ord > 0 else "min", size, dim, keepdim)

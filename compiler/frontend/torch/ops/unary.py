@@ -138,3 +138,25 @@ def _erfc(g: Lowering, x: Value) -> Value:
 @_formula("frac")
 def _frac(g: Lowering, x: Value) -> Value:
     return g.b.ew.sub(x, g.b.ew.trunc(x))
+
+
+@_formula("asinh")
+def _asinh(g: Lowering, x: Value) -> Value:
+    """sign(x) * log1p(s + s^2 / (1 + sqrt(1 + s^2))) with s = |x|, which keeps its digits near zero."""
+    size = g.b.ew.abs(x)
+    square = g.b.ew.mul(size, size)
+    root = g.b.ew.sqrt(g.b.ew.add(square, 1.0))
+    grown = g.b.ew.add(size, g.b.ew.div(square, g.b.ew.add(root, 1.0)))
+    return g.b.ew.mul(g.b.ew.log1p(grown), g.b.ew.sign(x))
+
+
+@_formula("acosh")
+def _acosh(g: Lowering, x: Value) -> Value:
+    root = g.b.ew.mul(g.b.ew.sqrt(g.b.ew.sub(x, 1.0)), g.b.ew.sqrt(g.b.ew.add(x, 1.0)))
+    return g.b.ew.log(g.b.ew.add(x, root))
+
+
+@_formula("atanh")
+def _atanh(g: Lowering, x: Value) -> Value:
+    difference = g.b.ew.sub(g.b.ew.log1p(x), g.b.ew.log1p(g.b.ew.neg(x)))
+    return g.b.ew.mul(difference, 0.5)

@@ -202,18 +202,19 @@ def _pads(g: Lowering, x: Value, pad: Sequence[Any]) -> tuple[list[Dim], list[Di
 
 def _pad(g: Lowering, x: Value, pad: Sequence[Any], mode: str, value: Any = 0) -> Value:
     before, after = _pads(g, x, pad)
+    cuts = [[bool(at_most(side, Dim.of(-1), g.ranges)) for side in sides] for sides in (before, after)]
+    grown = [
+        tuple(ZERO if cut else side for side, cut in zip(sides, flags, strict=True))
+        for sides, flags in zip((before, after), cuts, strict=True)
+    ]
+    if any(side != ZERO for side in grown[0] + grown[1]):
+        number = float(bool(value)) if x.dtype is DType.BOOL else float(value)
+        x = g.b.view.pad(x, before=grown[0], after=grown[1], mode=mode, value=number)
     for axis in range(x.type.rank):  # a negative pad cuts
-        low, high = before[axis], after[axis]
-        cut_low, cut_high = (at_most(side, Dim.of(-1), g.ranges) for side in (low, high))
-        size = x.shape[axis]
-        if cut_low or cut_high:
-            x = g.slice(x, axis, -low if cut_low else ZERO, size + high if cut_high else size)
-        before[axis], after[axis] = (ZERO if cut_low else low), (ZERO if cut_high else high)
-    if all(side == ZERO for side in before + after):
-        return x
-    if x.dtype is DType.BOOL:
-        value = bool(value)
-    return g.b.view.pad(x, before=tuple(before), after=tuple(after), mode=mode, value=float(value))
+        low = -before[axis] if cuts[0][axis] else ZERO
+        high = -after[axis] if cuts[1][axis] else ZERO
+        x = g.slice(x, axis, low, x.shape[axis] - high)
+    return x
 
 
 @aten("constant_pad_nd")
