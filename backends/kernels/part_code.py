@@ -1,0 +1,224 @@
+"""Code of one part of a plain kernel: its tiles, the loops of a tile, and the innermost one a vector at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tvm import tirx
+
+from nomul.backends.emit import emit, literal, widen
+from nomul.backends.frame import KernelFrame, split_index
+from nomul.backends.kernels.affine import NOTHING, ONE, Form
+from nomul.backends.kernels.nest import Loop, Part, TilePlan
+from nomul.backends.kernels.terms import Compute, Literal, Lookup, Read, Term, element_bytes
+from nomul.backends.tir.body import index, let, loop, when
+from nomul.ir.dim import Dim
+
+Expr = Any
+Bases = dict[Any, Expr]  # place in memory at the current loop indices, by form (and by Lookup: that of its row)
+_CHEAP = 3  # element-wise nodes of which several copies for narrow vectors are no burden
+
+
+def emit_parts(frame: KernelFrame, parts: list[PartCode]) -> None:
+    """The tiles [begin, end) of several parts that follow each other."""
+    first: Expr = index(0)
+    for part in parts:
+        last = let("last", first + frame.size(part.plan.tiles))
+        begin, end = let("begin", tirx.max(frame.begin, first)), let("end", tirx.min(frame.end, last))
+        with loop("tile", tirx.max(end - begin, index(0)), begin) as number:
+            part.tile(let("number", number - first))
+        first = last
+
+
+class PartCode:
+    """Emits one part. The last loop of the plan is the vectorised one."""
+
+    def __init__(self, frame: KernelFrame, part: Part, plan: TilePlan) -> None:
+        self.frame, self.part, self.plan = frame, part, plan
+        self.elements = Elements(frame, part, plan.loops[-1])
+
+    def tile(self, number: Expr) -> None:
+        """All elements of one tile."""
+        indices = split_index(number, [self.frame.size(count) for count in self.plan.counts])
+        bases = {form: self.frame.size(form.offset) for form in self.part.forms}
+        for cut, place in zip(self.plan.loops[: self.plan.cut], indices, strict=False):
+            bases = self._moved(bases, cut, place)
+        self._loops(self.plan.cut, bases, self._run(indices[-1]) if self.plan.chunk is not None else None)
+
+    def _run(self, chunk_number: Expr) -> tuple[Expr, Expr]:
+        """First index and length of a run of the chunked loop."""
+        size = self.frame.size(self.plan.loops[self.plan.cut].size)
+        start = let("start", chunk_number * self.plan.chunk)
+        return start, let("count", tirx.min(index(self.plan.chunk), size - start))
+
+    def _moved(self, bases: Bases, by: Loop, place: Expr) -> Bases:
+        """The places when a loop stands at an index."""
+        moved = dict(bases)
+        for form in bases:
+            if by.step(form) != NOTHING:
+                moved[form] = let("at", bases[form] + place * self.frame.size(by.step(form)))
+        return moved
+
+    def _loops(self, number: int, bases: Bases, run: tuple[Expr, Expr] | None) -> None:
+        current = self.plan.loops[number]
+        start, count = run or (index(0), None)
+        if number == len(self.plan.loops) - 1:
+            self.elements.row(self._moved(bases, current, start) if run else bases, count)
+            return
+        with loop("i", self.frame.size(current.size) if count is None else count, start) as place:
+            self._loops(number + 1, self._moved(bases, current, place), None)
+
+
+class Elements:
+    """Emits elements of a part along one loop."""
+
+    def __init__(self, frame: KernelFrame, part: Part, along: Loop, lanes: int | None = None) -> None:
+        self.frame, self.part, self.along = frame, part, along
+        self.lanes = lanes or vector_lanes(frame, part.term, along.size)
+        self.still = {term for term in part.terms if not self._varies(term)}
+
+    def row(self, bases: Bases, count: Expr | None, known: dict[Term, Expr] | None = None) -> None:
+        """`count` elements along the loop (None: all), from the places `bases` on."""
+        known = dict(known or {})
+        bases = dict(bases)
+        self.prepare(bases, known)
+        for piece, lanes in self._pieces(count):
+            with piece as place:
+                self._store(place, lanes, bases, known)
+
+    def prepare(self, bases: Bases, known: dict[Term, Expr]) -> None:
+        """What does not change along the loop, once; also the places of the rows that are looked up."""
+        for term in self.part.terms:
+            if isinstance(term, Lookup) and term.index in self.still and term not in known:
+                bases[term] = self._row_base(term, bases, self.value(term.index, index(0), 1, bases, known))
+            if term in self.still and term not in known:
+                known[term] = self.value(term, index(0), 1, bases, known)
+
+    def value(self, term: Term, place: Expr, lanes: int, bases: Bases, known: dict[Term, Expr]) -> Expr:
+        """The compute value of a term at a place along the loop, or those of it and its neighbours."""
+        found = dict(known)
+
+        def visit(current: Term) -> Expr:
+            if current not in found:
+                found[current] = self._made(current, visit, place, lanes, bases)
+            return found[current]
+
+        return visit(term)
+
+    # -- parts -------------------------------------------------------------------------------------------------
+    def _varies(self, term: Term) -> bool:
+        return any(self.along.step(form) != NOTHING for form in term.forms) or any(map(self._varies, term.parts))
+
+    def _made(self, term: Term, visit: Callable[[Term], Expr], place: Expr, lanes: int, bases: Bases) -> Expr:
+        if isinstance(term, Literal):
+            return literal(term.constant)
+        if isinstance(term, Read):
+            return self.frame.read_flat(term.param, self._at(bases[term.place], term.place, place, lanes))
+        if isinstance(term, Lookup):
+            return self._looked_up(term, visit, place, lanes, bases)
+        if isinstance(term, Compute):
+            return emit(term.node, [visit(arg) for arg in term.args])
+        raise TypeError(f"{type(term).__name__} must be known")
+
+    def _looked_up(self, term: Lookup, visit: Callable[[Term], Expr], place: Expr, lanes: int, bases: Bases) -> Expr:
+        if term in bases:
+            return self.frame.read_flat(term.param, self._at(bases[term], term.place, place, lanes))
+        moved = widen(self._at(bases[term.place], term.place, place, lanes), lanes)
+        row = self._row_number(term, widen(visit(term.index), lanes), lanes)
+        return self.frame.read_flat(term.param, moved + row * widen(self.frame.size(term.stride), lanes))
+
+    def _row_base(self, term: Lookup, bases: Bases, number: Expr) -> Expr:
+        return let("row", bases[term.place] + self._row_number(term, number, 1) * self.frame.size(term.stride))
+
+    def _row_number(self, term: Lookup, number: Expr, lanes: int) -> Expr:
+        """Counted from the end below zero, then limited to what there is."""
+        rows = widen(self.frame.size(term.rows), lanes)
+        zero, one = widen(index(0), lanes), widen(index(1), lanes)
+        number = let("number", tirx.Cast("int64" if lanes == 1 else f"int64x{lanes}", number))
+        number = let("number", tirx.Select(number < zero, number + rows, number))
+        return let("number", tirx.max(tirx.min(number, rows - one), zero))
+
+    def _at(self, base: Expr, form: Form, place: Expr, lanes: int) -> Expr:
+        """Places of elements from index `place` on; one place where the loop does not move the form."""
+        step = self.along.step(form)
+        if step == NOTHING:
+            return base
+        if step == ONE:
+            return _places(base + place, index(1), lanes)
+        stride = self.frame.size(step)
+        return _places(base + place * stride, stride, lanes)
+
+    def _store(self, place: Expr, lanes: int, bases: Bases, known: dict[Term, Expr]) -> None:
+        value = self.value(self.part.term, place, lanes, bases, known)
+        moves = self.along.step(self.part.place) != NOTHING
+        self.frame.write_flat(
+            0, self._at(bases[self.part.place], self.part.place, place, lanes), widen(value, lanes if moves else 1)
+        )
+
+    def _pieces(self, count: Expr | None) -> Iterator[tuple[Any, int]]:
+        """Blocks of code that cover the loop: (context that gives the place, lanes)."""
+        size, lanes = self.along.size.value, self.lanes
+        amount = count if count is not None else self.frame.size(self.along.size)
+        if count is None and size is not None:
+            yield from self._static_pieces(size)
+            return
+        whole = let("whole", tirx.truncdiv(amount, index(lanes)))
+        yield _steps(whole, lanes, index(0)), lanes
+        if lanes == 1 or (size is not None and size % lanes == 0):
+            return
+        done = let("done", whole * lanes)
+        rest = let("rest", amount - done)
+        if not self._is_cheap:
+            yield _steps(rest, 1, done), 1
+            return
+        while lanes > 1:
+            lanes //= 2
+            yield _if_bit(rest, lanes, done), lanes
+
+    def _static_pieces(self, size: int) -> Iterator[tuple[Any, int]]:
+        lanes = self.lanes
+        yield _steps(index(size // lanes), lanes, index(0)), lanes
+        done, rest = size // lanes * lanes, size % lanes
+        if not self._is_cheap and rest:
+            yield _steps(index(rest), 1, index(done)), 1
+            return
+        while done < size:
+            while lanes > size - done:
+                lanes //= 2
+            yield _steps(index(1), lanes, index(done)), lanes
+            done += lanes
+
+    @property
+    def _is_cheap(self) -> bool:
+        return self.part.term in self.still or self.part.computes <= _CHEAP
+
+
+def vector_lanes(frame: KernelFrame, term: Term, size: Dim) -> int:
+    """Elements of a vector: as many as registers hold and the loop has."""
+    lanes = max(1, frame.target.vector_bytes // element_bytes(term))
+    while size.value is not None and lanes > max(1, size.value):
+        lanes //= 2
+    return lanes
+
+
+def _places(first: Expr, stride: Expr, lanes: int) -> Expr:
+    return first if lanes == 1 else tirx.Ramp(first, stride, lanes)
+
+
+@contextmanager
+def _steps(count: Expr, step: int, start: Expr) -> Iterator[Expr]:
+    """Places start, start + step, ... , `count` of them."""
+    if isinstance(count, tirx.IntImm) and count.value == 1:
+        yield start
+        return
+    with loop("piece", count) as number:
+        yield let("place", start + number * step)
+
+
+@contextmanager
+def _if_bit(rest: Expr, lanes: int, done: Expr) -> Iterator[Expr]:
+    """The place of a narrower vector, where the binary digits of what is left have one of this size."""
+    with when(tirx.NE(tirx.bitwise_and(rest, index(lanes)), index(0))):
+        yield let("place", done + tirx.bitwise_and(rest, index(-2 * lanes)))
