@@ -20,11 +20,10 @@ from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir.body import buffer_at, index, let, loop
 from nomul.backends.tir.convolution import Geometry
-from nomul.backends.tir.gemm import ROUNDED_HEIGHT, InnerKernel, Panel, Product, Reduction, Rows
-from nomul.backends.tir.output import Output, Place
+from nomul.backends.tir.gemm import ROUNDED_HEIGHT, InnerKernel, Panel, Reduction, Rows
+from nomul.backends.tir.output import Output, Part, Place
 from nomul.backends.tir.register_tile import PANEL, RegisterTile
 from nomul.backends.tir.strip import Strip
-from nomul.backends.tir.vectors import store_vector
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node
 
@@ -49,10 +48,9 @@ def refusal(group: Group) -> str | None:
     assert group.anchor is not None
     if group.anchor.attrs["layout"] != "nhwc":
         return "the layout is not nhwc"
-    reason = linear.refusal(group)
-    if reason is None and Geometry(group.anchor).is_depthwise:
+    if Geometry(group.anchor).is_depthwise:
         return "depthwise"
-    return reason
+    return linear.image_refusal(group)
 
 
 @kernel("nn.conv2d", accepts=refusal, rank=20)
@@ -90,7 +88,7 @@ def _build(group: Group, target: Target, stored: str) -> Built:
         frame.function,
         tiles=geometry.pixel_tiles * body.shares,
         grain=max(1, _THREAD_WORK // work),
-        scratch=Dim.of(PIXELS * PANEL * 4 + body.strip.bytes(ROUNDED_HEIGHT - 1)),
+        scratch=Dim.of(PIXELS * PANEL * 4 + body.strip.bytes((ROUNDED_HEIGHT - 1) * geometry.attrs["strides"][1])),
         layouts={position: layout},
         inplace=linear.inplace_operands(group),
     )
@@ -114,8 +112,14 @@ class _Convolution:
         self.output = Output(frame, geometry.node, bias, self.tile.lanes, Dim.of(self.group_width))
         self.weights = buffer_at("weights", stored, frame.pointers[w][0])
         self.decode = linear.weight_decoder(w.type.encoding.name if w.type.encoding else None, frame.target)
-        self.sums = buffer_at("sums", "float32", frame.scratch)
-        self.strip = Strip(frame, x, geometry, geometry.channels[0], PIXELS * PANEL)
+        self.strip = Strip(
+            frame,
+            x,
+            (geometry.lines, geometry.line_pixels),
+            geometry.channels[0],
+            PIXELS * PANEL,
+            geometry.line_spacing,
+        )
         self.over = self._reduction()
 
     def _reduction(self) -> Reduction:
@@ -138,7 +142,7 @@ class _Convolution:
             y, x = let("y", strip_y * geometry.strip[0]), let("x", strip_x * geometry.strip[1])
             pixels = let("pixels", tirx.min(index(geometry.strip[1]), frame.size(geometry.out[1]) - x))
             rows = let("rows", tirx.min(index(geometry.strip[0]), frame.size(geometry.out[0]) - y))
-            self.strip.fill(image, y, x, rows, pixels)
+            self.strip.fill(image, *geometry.input_window(y, x, rows, pixels))
             first = let("first", tirx.truncdiv(share * self.panels, index(self.shares)))
             last = let("last", tirx.truncdiv((share + 1) * self.panels, index(self.shares)))
             with loop("panel", last - first, first) as panel, loop("row", rows) as row:
@@ -146,11 +150,13 @@ class _Convolution:
 
     def _row(self, inner: InnerKernel, panel: Expr, image: Expr, y: Expr, x: Expr, row: Expr, pixels: Expr) -> None:
         """One row of a strip times one panel."""
-        strip, width = self.strip, self.frame.size(self.geometry.out[1])
+        strip, geometry, width = self.strip, self.geometry, self.frame.size(self.geometry.out[1])
         group = let("group", tirx.truncdiv(panel, index(self.group_panels)))
         in_group = let("in_group", panel - group * self.group_panels)
-        start = let("start", row * strip.row_step + group * (self.geometry.channels[0] // self.geometry.groups))
-        rows = Rows(strip.buffer, strip.start + start, strip.pixel_step)
+        first_channel = group * (geometry.channels[0] // geometry.groups)
+        start = let("start", row * (geometry.attrs["strides"][0] * strip.line) + first_channel)
+        pixel_step = geometry.attrs["strides"][1] * strip.channels
+        rows = Rows(strip.buffer, strip.start + start, pixel_step)
         weights = Panel(self.weights, let("b", panel * (self.depth * PANEL)), self.decode)
         used = let("used", tirx.min(index(PANEL), index(self.group_width) - in_group * PANEL))
         first_pixel = let("first_pixel", (image * self.frame.size(self.geometry.out[0]) + y) * width + x)
@@ -161,13 +167,4 @@ class _Convolution:
 
         column = let("column", group * self.group_width + in_group * PANEL)
 
-        def direct(r: Expr, offset: Expr, sums: Expr) -> None:
-            self.output.write(place(r), column + offset, sums)
-
-        def aside(r: Expr, offset: Expr, sums: Expr) -> None:
-            store_vector(self.sums, r * PANEL + offset, sums)
-
-        is_direct = self.output.is_direct
-        inner.block(pixels, used, Product(rows, weights, self.over, direct if is_direct else aside))
-        if not is_direct:
-            self.output.write_rows(pixels, place, column, used, self.sums)
+        self.output.multiply(inner, Part(pixels, place, column, used), rows, weights, self.over)

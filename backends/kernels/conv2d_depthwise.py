@@ -21,7 +21,7 @@ from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir.body import buffer_at, index, let, local, loop, opaque, store, when
 from nomul.backends.tir.convolution import Geometry
-from nomul.backends.tir.output import Output, Place
+from nomul.backends.tir.output import Output, Part, Place
 from nomul.backends.tir.strip import Strip
 from nomul.backends.tir.vectors import lanes_at, load, store_vector, zeros
 from nomul.ir.dim import Dim
@@ -48,7 +48,7 @@ def refusal(group: Group) -> str | None:
         return "not depthwise"
     if geometry.kernel[1] > _WIDEST:
         return f"more than {_WIDEST} taps along a row"
-    return linear.refusal(group)
+    return linear.image_refusal(group)
 
 
 def strip_size(node: Node) -> tuple[int, int]:
@@ -97,7 +97,9 @@ def _build(group: Group, target: Target, stored: str) -> Built:
         frame.function,
         tiles=geometry.pixel_tiles * body.shares,
         grain=max(1, _THREAD_WORK // work),
-        scratch=Dim.of(max(_RUN.values()) * BLOCK * 4 + body.strip.bytes(max(_RUN.values()))),
+        scratch=Dim.of(
+            max(_RUN.values()) * BLOCK * 4 + body.strip.bytes(max(_RUN.values()) * geometry.attrs["strides"][1])
+        ),
         layouts={position: "depthwise16"},
         inplace=linear.inplace_operands(group),
     )
@@ -118,8 +120,14 @@ class _Depthwise:
         self.output = Output(frame, geometry.node, bias, self.lanes, Dim.of(geometry.channels[0]), BLOCK)
         self.weights = buffer_at("weights", stored, frame.pointers[w][0])
         self.decode = linear.weight_decoder(w.type.encoding.name if w.type.encoding else None, frame.target)
-        self.sums = buffer_at("sums", "float32", frame.scratch)
-        self.strip = Strip(frame, x, geometry, BLOCK, max(_RUN.values()) * BLOCK)
+        self.strip = Strip(
+            frame,
+            x,
+            (geometry.lines, geometry.line_pixels),
+            BLOCK,
+            max(_RUN.values()) * BLOCK,
+            geometry.line_spacing,
+        )
         self.registers = local("registers", "float32", self.run * self.lanes)
 
     def emit(self) -> None:
@@ -133,7 +141,7 @@ class _Depthwise:
             first = let("first", tirx.truncdiv(share * self.blocks, index(self.shares)))
             last = let("last", tirx.truncdiv((share + 1) * self.blocks, index(self.shares)))
             with loop("block", last - first, first) as block:
-                self.strip.fill(image, y, x, rows, pixels, block)
+                self.strip.fill(image, *geometry.input_window(y, x, rows, pixels), block)
                 with (
                     loop("row", rows) as row,
                     loop("run", tirx.truncdiv(pixels + (self.run - 1), index(self.run))) as run,
@@ -145,7 +153,9 @@ class _Depthwise:
         height, width = (self.frame.size(size) for size in self.geometry.out)
         channel = let("channel", block * BLOCK)
         first_pixel = let("first_pixel", (image * height + y) * width + x + pixel)
-        source = let("source", row * self.strip.row_step + pixel * self.strip.pixel_step + self.strip.start)
+        stride_h, stride_w = self.geometry.attrs["strides"]
+        offset = row * (stride_h * self.strip.line) + pixel * (stride_w * BLOCK)
+        source = let("source", offset + self.strip.start)
 
         def place(p: Expr) -> Place:
             flat = let("flat", (first_pixel + p) * self.geometry.channels[0])
@@ -157,14 +167,14 @@ class _Depthwise:
             for p in range(self.run):
                 sums = load(self.registers, p * self.lanes, self.lanes)
                 if not self.output.is_direct:
-                    store_vector(self.sums, p * BLOCK + offset, sums)
+                    store_vector(self.output.sums, p * BLOCK + offset, sums)
                     continue
                 with when(pixel + p < pixels):
                     self.output.write(place(index(p)), channel + offset, sums)
         if not self.output.is_direct:
             count = let("count", tirx.min(index(self.run), pixels - pixel))
             used = let("used", tirx.min(index(BLOCK), index(self.geometry.channels[0]) - channel))
-            self.output.write_rows(count, place, channel, used, self.sums)
+            self.output.write_rows(Part(count, place, channel, used))
 
     def _accumulate(self, source: Expr, block: Expr, offset: Expr) -> None:
         """One vector of channels of `run` pixels, into the registers."""

@@ -8,6 +8,7 @@ follow each other, so that a thread streams each panel once. One row alone (deco
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -18,12 +19,12 @@ from nomul.backends.group import Group
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir.body import buffer_at, index, let, loop
-from nomul.backends.tir.gemm import InnerKernel, Panel, Product, Reduction, Rows
-from nomul.backends.tir.output import Output, Place
+from nomul.backends.tir.gemm import InnerKernel, Panel, Reduction, Rows
+from nomul.backends.tir.output import Output, Part, Place
 from nomul.backends.tir.register_tile import PANEL, RegisterTile
-from nomul.backends.tir.vectors import store_vector
+from nomul.backends.views import resolve
 from nomul.ir.dim import Dim, Range, ceil_div, product
-from nomul.ir.graph import Node
+from nomul.ir.graph import Node, Value
 from nomul.ir.types import DType
 
 ROWS = 24  # of a tile: whole register tiles of 8, 12 and 6 rows
@@ -35,18 +36,61 @@ Expr = Any
 
 def refusal(group: Group) -> str | None:
     """Why this group is not served, or None."""
+    assert group.anchor is not None
+    reason = weight_refusal(group)
+    if reason is None and row_view(group.anchor.args[0]) is None:
+        return "rows of the operand are not evenly spaced runs of elements"
+    return reason
+
+
+def weight_refusal(group: Group) -> str | None:
+    """Why a product with constant weights, with or without a bias, cannot be served, whatever its first operand."""
     anchor = group.anchor
     assert anchor is not None
-    x, w, *rest = anchor.args
+    w, *rest = anchor.args[1:]
     if len(group.func.returns) != 1:
         return "more than one result"
     if w not in group.func.params or group.func.params.index(w) not in group.weights:
         return "the weights are not known when compiling"
     if any(value is not None and value.dtype is not DType.F32 for value in anchor.args):
         return "operands are not f32"
-    if any(value is not None and value.producer is not None for value in (x, *rest)):
-        return "an operand is computed inside the group"
+    if any(value is not None and value.producer is not None for value in rest):
+        return "the bias is computed inside the group"
     return None
+
+
+def image_refusal(group: Group) -> str | None:
+    """The same for a convolution, which reads a whole image."""
+    assert group.anchor is not None
+    x = group.anchor.args[0]
+    return "the image is computed inside the group" if x is None or x.producer is not None else weight_refusal(group)
+
+
+@dataclass(frozen=True)
+class RowView:
+    """Rows of a parameter: element k of row r is element `offset + r * stride + k`."""
+
+    param: Value
+    offset: Dim
+    stride: Dim
+
+
+def row_view(x: Value | None) -> RowView | None:
+    """The last axis as contiguous elements, all others as one count of rows; None where they are not."""
+    view = resolve(x) if x is not None else None
+    if x is None or view is None or (view.strides[-1] != Dim.of(1) and x.shape[-1] != Dim.of(1)):
+        return None
+    stride: Dim | None = None
+    for size, step in reversed(list(zip(x.shape[:-1], view.strides[:-1], strict=True))):
+        if size == Dim.of(1):
+            continue
+        if stride is None:
+            stride, span = step, step * size
+        elif step == span:
+            span = step * size
+        else:
+            return None
+    return RowView(view.param, view.offset, x.shape[-1] if stride is None else stride)
 
 
 @kernel("nn.linear", accepts=refusal, rank=20)
@@ -122,13 +166,14 @@ class _Linear:
     def __init__(self, frame: KernelFrame, anchor: Node, stored: str) -> None:
         x, w, bias = (*anchor.args, None)[:3]
         assert x is not None and w is not None
-        self.frame, self.x, self.anchor = frame, x, anchor
+        view = row_view(x)
+        assert view is not None
+        self.frame, self.view, self.anchor = frame, view, anchor
         self.width, self.depth = int(w.shape[0]), int(w.shape[1])
         self.tile = RegisterTile.of(frame.target, self.width)
         self.output = Output(frame, anchor, bias, self.tile.lanes, Dim.of(self.width))
         self.weights = buffer_at("weights", stored, frame.pointers[w][0])
         self.decode = weight_decoder(w.type.encoding.name if w.type.encoding else None, frame.target)
-        self.sums = buffer_at("sums", "float32", frame.scratch)
 
     def emit(self, rows: Dim) -> None:
         inner = InnerKernel(self.tile, row_counts(rows, ROWS, self.frame.group.ranges))
@@ -154,7 +199,10 @@ class _Linear:
         return panel, let("first", (start + rest - panel * inside) * ROWS)
 
     def _tile(self, inner: InnerKernel, panel: Expr, first: Expr, left: Expr) -> None:
-        rows = Rows(self.frame.buffer(self.x), let("a", first * self.depth), self.depth)
+        stride = self.frame.size(self.view.stride)
+        rows = Rows(
+            self.frame.buffer(self.view.param), let("a", first * stride + self.frame.size(self.view.offset)), stride
+        )
         weights = Panel(self.weights, let("b", panel * (self.depth * PANEL)), self.decode)
         column = let("column", panel * PANEL)
         used = let("used", tirx.min(index(PANEL), index(self.width) - column))
@@ -163,16 +211,8 @@ class _Linear:
             flat = let("flat", (first + row) * self.width)
             return Place(flat, lambda: self._lead(first + row))
 
-        def direct(row: Expr, offset: Expr, sums: Expr) -> None:
-            self.output.write(place(row), column + offset, sums)
-
-        def aside(row: Expr, offset: Expr, sums: Expr) -> None:
-            store_vector(self.sums, row * PANEL + offset, sums)
-
-        is_direct = self.output.is_direct
-        inner.block(left, used, Product(rows, weights, Reduction(self.depth), direct if is_direct else aside))
-        if not is_direct:
-            self.output.write_rows(left, place, column, used, self.sums)
+        part = Part(left, place, column, used)
+        self.output.multiply(inner, part, rows, weights, Reduction(self.depth))
 
     def _lead(self, row: Expr) -> tuple[Expr, ...]:
         sizes = [self.frame.size(size) for size in self.anchor.result.shape[:-1]]

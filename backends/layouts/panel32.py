@@ -18,6 +18,7 @@ def pack(fields: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, 
 def panels(matrix: np.ndarray) -> np.ndarray:
     """[N, K] -> [ceil(N / 32), K, 32]."""
     rows, depth = matrix.shape
-    padded = np.zeros((-(-rows // PANEL) * PANEL, depth), matrix.dtype)
+    count = -(-rows // PANEL)
+    padded = np.zeros((count * PANEL, depth), matrix.dtype)
     padded[:rows] = matrix
-    return np.ascontiguousarray(padded.reshape(-1, PANEL, depth).transpose(0, 2, 1))
+    return np.ascontiguousarray(padded.reshape(count, PANEL, depth).transpose(0, 2, 1))

@@ -90,3 +90,10 @@ class Geometry:
         """Input pixels of one line of a strip."""
         stride, dilation = int(self.attrs["strides"][1]), int(self.attrs["dilations"][1])
         return (self.strip[1] - 1) * stride + (self.kernel[1] - 1) * dilation + 1
+
+    def input_window(self, y: Any, x: Any, rows: Any, pixels: Any) -> tuple[tuple[Any, Any], Any, Any]:
+        """(corner, lines, pixels) of the input that output pixels [y, y + rows) x [x, x + pixels) read."""
+        (stride_h, stride_w), pads = self.attrs["strides"], self.attrs["pads"]
+        corner = (y * stride_h - pads[0], x * stride_w - pads[1])
+        lines = (rows - self.strip[0]) * stride_h + self.lines
+        return corner, lines, (pixels - self.strip[1]) * stride_w + self.line_pixels

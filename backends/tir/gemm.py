@@ -16,7 +16,7 @@ from tvm import tirx
 from nomul.backends.mathlib import fma
 from nomul.backends.tir.body import index, let, local, loop, store, when
 from nomul.backends.tir.register_tile import PANEL, RegisterTile
-from nomul.backends.tir.vectors import lanes_at, load, spread, zeros
+from nomul.backends.tir.vectors import lanes_at, load, spread
 
 Expr = Any
 ROUNDED_HEIGHT = 4
@@ -36,11 +36,12 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of A: element k of row r is `buffer[start + r * stride + k]`."""
+    """Rows of A: element k of row r is `buffer[start + r * stride + k * step]`."""
 
     buffer: Any
     start: Expr
     stride: Expr | int
+    step: Expr | int = 1
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,14 @@ class InnerKernel:
     """Emits products of rows with one panel. Make it outside of loops: it owns the registers' names.
 
     counts: all row counts that can occur; one body of code per tile height that covers them (RegisterTile.heights).
-    padded: rows behind the last one may be read, so that few heights do; sums of such rows never reach the sink."""
+    padded: rows behind the last one may be read, so that few heights do; sums of such rows never reach the sink.
+    zero: what sums begin with; opaque where a sum may have no step, or LLVM fills its results by memset."""
 
-    def __init__(self, tile: RegisterTile, counts: Iterable[int], *, padded: bool = False) -> None:
+    def __init__(
+        self, tile: RegisterTile, counts: Iterable[int], *, padded: bool = False, zero: Expr | None = None
+    ) -> None:
         self.tile = tile
+        self.zero = tirx.FloatImm("float32", 0.0) if zero is None else zero
         self.full, *self.rest = tile.heights(counts)
         self.rounded = padded and len(self.rest) > 1
         if self.rounded:
@@ -119,7 +124,7 @@ class InnerKernel:
         sums = [[lanes_at((r * vectors + v) * lanes, lanes) for v in range(vectors)] for r in range(height * unroll)]
         for places in sums:
             for place in places:
-                store(self._sums, place, zeros(lanes))
+                store(self._sums, place, spread(self.zero, lanes))
         a_start = let("a_start", rows.start + row * rows.stride)
         b_start = let("b_start", panel.start + column)
 
@@ -128,7 +133,7 @@ class InnerKernel:
             stored = [load(panel.buffer, b_place + v * lanes, lanes) for v in range(vectors)]
             weights = [let("b", panel.decode(vector)) for vector in stored]
             for r in range(height):
-                element = let("a", spread(rows.buffer[a_start + a_place + r * rows.stride], lanes))
+                element = let("a", spread(rows.buffer[a_start + a_place * rows.step + r * rows.stride], lanes))
                 for place, weight in zip(sums[part * height + r], weights, strict=True):
                     store(self._sums, place, fma(element, weight, tirx.BufferLoad(self._sums, [place])))
 

@@ -11,9 +11,10 @@ from tvm import tirx
 
 from nomul.backends.emit import Epilogue
 from nomul.backends.frame import KernelFrame
-from nomul.backends.tir.body import index, let, loop, when
+from nomul.backends.tir.body import buffer_at, index, let, loop, when
+from nomul.backends.tir.gemm import InnerKernel, Panel, Product, Reduction, Rows
 from nomul.backends.tir.register_tile import PANEL
-from nomul.backends.tir.vectors import lanes_at
+from nomul.backends.tir.vectors import lanes_at, store_vector
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Constant, Node, Value
 
@@ -30,11 +31,21 @@ class Place:
     lead: Callable[[], tuple[Expr, ...]]
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of the result: rows [0, count), each at `place(row)`, of columns [column, column + used) of one panel."""
+
+    count: Expr
+    place: Callable[[Expr], Place]
+    column: Expr
+    used: Expr
+
+
 class Output:
     """The result of a kernel whose last axis is computed panel by panel. bias: a parameter [N] or None.
 
     lanes: f32 per vector.  width: columns that a run of panels covers; the rest of its last panel is unused.
-    panel: columns of a panel."""
+    panel: columns of a panel.  sums: scratch from its start on, for rows of sums that are not finished in registers."""
 
     def __init__(
         self, kernel: KernelFrame, anchor: Node, bias: Value | None, lanes: int, width: Dim, panel: int = PANEL
@@ -45,6 +56,7 @@ class Output:
         self.anchor = anchor.result
         self.epilogue = Epilogue(kernel.group, anchor.result)
         self.width, self.panel = width, panel
+        self.sums = buffer_at("sums", "float32", kernel.scratch)
 
     @property
     def is_direct(self) -> bool:
@@ -85,16 +97,28 @@ class Output:
         finished = self.epilogue.apply(let("sums", sums), (*lead, column_places), load)
         self.kernel.write_flat(0, flat_places, finished)
 
-    def write_rows(self, count: Expr, place: Callable[[Expr], Place], first: Expr, used: Expr, tile: Any) -> None:
-        """Finish `count` rows of one panel of sums that stand in the buffer `tile`, a panel to a row.
+    def multiply(self, inner: InnerKernel, part: Part, rows: Rows, panel: Panel, over: Reduction) -> None:
+        """Compute a part of the result: `rows` times `panel`."""
 
-        first: the column of the result that the panel begins with.  used: how many columns of it there are."""
-        with loop("row", count) as row:
-            target, base = place(row), let("base", row * self.panel)
-            for column, lanes in column_pieces(self.width, self.lanes, self.panel, used):
+        def direct(row: Expr, offset: Expr, sums: Expr) -> None:
+            self.write(part.place(row), part.column + offset, sums)
+
+        def aside(row: Expr, offset: Expr, sums: Expr) -> None:
+            store_vector(self.sums, row * self.panel + offset, sums)
+
+        is_direct = self.is_direct
+        inner.block(part.count, part.used, Product(rows, panel, over, direct if is_direct else aside))
+        if not is_direct:
+            self.write_rows(part)
+
+    def write_rows(self, part: Part) -> None:
+        """Finish a part whose sums stand in `sums`, a panel to a row."""
+        with loop("row", part.count) as row:
+            target, base = part.place(row), let("base", row * self.panel)
+            for column, lanes in column_pieces(self.width, self.lanes, self.panel, part.used):
                 with column as offset:
-                    sums = tirx.BufferLoad(tile, [lanes_at(base + offset, lanes)])
-                    self.write(target, let("column", first + offset), sums)
+                    sums = tirx.BufferLoad(self.sums, [lanes_at(base + offset, lanes)])
+                    self.write(target, let("column", part.column + offset), sums)
 
 
 def column_pieces(width: Dim, lanes: int, panel: int, used: Expr) -> list[tuple[Any, int]]:

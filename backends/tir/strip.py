@@ -9,7 +9,6 @@ from tvm import tirx
 
 from nomul.backends.frame import KernelFrame
 from nomul.backends.tir.body import buffer_at, index, let, loop, opaque, store
-from nomul.backends.tir.convolution import Geometry
 from nomul.backends.tir.output import column_pieces
 from nomul.backends.tir.vectors import load, spread, store_vector
 from nomul.ir.dim import Dim
@@ -20,45 +19,45 @@ Expr = Any
 
 class Strip:
     """start: where it begins in `buffer` (elements).  channels: of its pixels; fewer than the image's where a strip
-    holds a block of them.  line: elements of a line.  row_step, pixel_step: from an output row or pixel to the next."""
+    holds a block of them.  line: elements of a line.  spacing: rows of the image from one line to the next."""
 
-    def __init__(self, frame: KernelFrame, x: Value, geometry: Geometry, channels: int, start: int) -> None:
-        self._frame, self._x, self._geometry = frame, x, geometry
+    def __init__(
+        self, frame: KernelFrame, x: Value, size: tuple[int, int], channels: int, start: int, spacing: int = 1
+    ) -> None:
+        """size: most lines, and pixels of a line."""
+        self._frame, self._x, self._lines, self._spacing = frame, x, size[0], spacing
         self._lanes = frame.target.vector_bytes // 4
         self.start, self.channels = start, channels
         self.buffer = buffer_at("strip", "float32", frame.scratch)
-        self.line = geometry.line_pixels * channels
-        self.row_step = int(geometry.attrs["strides"][0]) * self.line
-        self.pixel_step = int(geometry.attrs["strides"][1]) * channels
+        self.line = size[1] * channels
 
-    def bytes(self, slack_pixels: int) -> int:
-        """Size in scratch; so many output pixels behind the last one may be read too (and mean nothing)."""
-        return (self._geometry.lines * self.line + slack_pixels * self.pixel_step) * 4
+    def bytes(self, slack: int) -> int:
+        """Size in scratch; so many pixels behind the last one may be read too (and mean nothing)."""
+        return (self._lines * self.line + slack * self.channels) * 4
 
-    def fill(self, image: Expr, y: Expr, x: Expr, rows: Expr, pixels: Expr, block: Expr | None = None) -> None:
-        """Copy what the output pixels [y, y + rows) x [x, x + pixels) of an image read; of a block of channels only."""
-        geometry, attrs = self._geometry, self._geometry.attrs
-        (stride_h, stride_w), pads = attrs["strides"], attrs["pads"]
+    def fill(
+        self, image: Expr, corner: tuple[Expr, Expr], lines: Expr, pixels: Expr, block: Expr | None = None
+    ) -> None:
+        """Copy `lines` rows of `pixels` pixels from the corner (row, column) of an image on, zero outside of the image.
+
+        block: copy one block of channels only."""
         height, width = (self._frame.size(size) for size in self._x.shape[1:3])
+        top, left = corner
         zero = opaque(self._frame.begin, 0.0)
-        lines = let("lines", (rows - geometry.strip[0]) * stride_h + geometry.lines)
-        used = let("used", (pixels - geometry.strip[1]) * stride_w + geometry.line_pixels)
-        left = let("left", x * stride_w - pads[1])
-        top = let("top", y * stride_h - pads[0])
         with loop("line", lines) as number:
-            row = let("row", top + number * geometry.line_spacing)
+            row = let("row", top + number * self._spacing)
             outside = tirx.any(row < 0, row >= height)
-            before = let("before", tirx.Select(outside, used, tirx.min(tirx.max(-left, index(0)), used)))
-            inside = let("inside", tirx.max(tirx.min(width - left, used), before))
+            before = let("before", tirx.Select(outside, pixels, tirx.min(tirx.max(-left, index(0)), pixels)))
+            inside = let("inside", tirx.max(tirx.min(width - left, pixels), before))
             target = let("target", number * self.line + self.start)
             pixel = let("pixel", (image * height + row) * width + left)
             self._clear(target, index(0), before, zero)
             self._copy(target, pixel, before, inside, block)
-            self._clear(target, inside, used, zero)
+            self._clear(target, inside, pixels, zero)
 
     def _copy(self, target: Expr, pixel: Expr, first: Expr, last: Expr, block: Expr | None) -> None:
         """Pixels [first, last) of a line."""
-        buffer, channels = self._frame.buffer(self._x), self._geometry.channels[0]
+        buffer, channels = self._frame.buffer(self._x), int(self._x.shape[3])
         if block is None:
             source = let("source", pixel * channels)
             self._elements(first, last, lambda place, lanes: load(buffer, source + place, lanes), target)

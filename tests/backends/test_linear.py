@@ -131,3 +131,30 @@ def test_refuses_with_a_reason() -> None:
     assert kernel.accepts(make_group(lambda b, x, w: b.nn.linear(x, w), *types)) == (
         "the weights are not known when compiling"
     )
+
+
+VIEWS = {
+    "slice of wider rows": lambda b, x: b.view.slice(x, axis=2, start=8, stop=28),
+    "first token": lambda b, x: b.view.reshape(
+        b.view.slice(b.view.slice(x, axis=1, start=0, stop=1), axis=2, start=0, stop=20), shape=(x.shape[0], 20)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("view", VIEWS)
+def test_reads_through_views(name: str, view: str) -> None:
+    types = (Tensor.of("f32", "B", "M", 33), Tensor.of("f32", 40, 20), Tensor.of("f32", 40))
+    group = make_group(lambda b, x, w, bias: b.nn.linear(VIEWS[view](b, x), w, bias), *types, weights=(1, 2))
+    run = compile_kernel(all_kernels()["nn.linear/f32/packed"], group, level(name))
+    for batch, rows in ((1, 1), (3, 9)):
+        inputs = [random(batch, rows, 33), random(40, 20), random(40)]
+        close(run(*inputs)[0], reference(group, inputs)[0], 1e-5)
+
+
+def test_refuses_columns() -> None:
+    types = (Tensor.of("f32", 8, 4), Tensor.of("f32", 6, 8))
+    group = make_group(lambda b, x, w: b.nn.linear(b.view.transpose(x, perm=(1, 0)), w), *types, weights=(1,))
+    assert all_kernels()["nn.linear/f32/packed"].accepts(group) == (
+        "rows of the operand are not evenly spaced runs of elements"
+    )
