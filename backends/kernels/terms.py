@@ -16,7 +16,6 @@ from nomul.backends.kernels.affine import (
     Space,
     broadcast,
     flat,
-    row_major,
     through,
     unflatten,
 )
@@ -133,7 +132,7 @@ class Walk:
             return Literal(value)
         node = value.producer
         if node is None:
-            return self.read(value, flat(axes, value.shape, len(self.space.sizes)))
+            return Read(self.plain(value), flat(axes, value.shape, len(self.space.sizes)))
         if node.spec.kind is Kind.ELEMENTWISE:
             args = [arg for arg in node.args if arg is not None]
             return Compute(node, tuple(self.at(arg, broadcast(axes, arg.shape)) for arg in args))
@@ -151,35 +150,19 @@ class Walk:
         assert source is not None
         place = flat(axes, node.result.shape, len(self.space.sizes))
         if source.producer is None and not isinstance(source, Constant):
-            return self.read(source, place)
+            return Read(self.plain(source), place)
         return self.at(source, unflatten(place, source.shape, self.space.sizes, self.group.ranges))
 
-    def read(self, param: Value, place: Form) -> Term:
-        """The element of a parameter at a row-major place."""
+    def plain(self, param: Value) -> Value:
+        """The parameter, if its elements can be read one by one. Raises NotAffine."""
         encoding = param.type.encoding
         if encoding is not None and encoding.name not in ("f16", "bf16"):
             raise NotAffine(f"{param} is encoded")
-        return Read(param, place)
+        return param
 
 
 def no_heavy_node(walk: Walk, node: Node, axes: Axes) -> None:
     """For groups of element-wise nodes and views."""
-
-
-def gathered(walk: Walk, node: Node, axes: Axes) -> Term:
-    """An element of index.gather's result."""
-    x, indices = node.args
-    assert x is not None and indices is not None
-    axis = node.attrs["axis"]
-    behind = axis + len(indices.shape)
-    index = walk.at(indices, axes[axis:behind])
-    if x.producer is not None:
-        raise NotAffine("rows are gathered from a value made inside the group")
-    nowhere = walk.space.axes()[0].times(0) if walk.space.parts else Form(Dim.of(0), ())
-    place = flat((*axes[:axis], nowhere, *axes[behind:]), x.shape, len(walk.space.sizes))
-    read = walk.read(x, place)
-    assert isinstance(read, Read)
-    return Lookup(x, place, index, x.shape[axis], row_major(x.shape)[axis])
 
 
 Made = TypeVar("Made")
@@ -193,18 +176,6 @@ def with_splits(space: Space, make: Callable[[Space], Made]) -> Made:
         except NeedsSplit as need:
             space = space.split(need)
     raise NotAffine("reshapes that do not fit together")
-
-
-def plain_results(group: Group, *, heavy: int = 1) -> str | None:
-    """Why a group is not one with a single result and (at most) so many heavy nodes, or None."""
-    if len(group.func.returns) != 1:
-        return "it has several results"
-    if group.func.returns[0].producer is None:
-        return "it computes nothing"
-    kinds = [node.spec.kind for node in group.func.nodes]
-    if sum(kind in (Kind.ANCHOR, Kind.OTHER) for kind in kinds) != heavy:
-        return "it has several heavy nodes"
-    return None
 
 
 def element_bytes(term: Term) -> int:
