@@ -36,7 +36,10 @@ def source(node: Node) -> Value:
 
 
 def turning_is_free(value: Value, perm: Perm) -> bool:
-    """Whether a transpose of the value moves nothing: only axes of size 1, or back what transposes above it moved."""
+    """Whether a transpose of the value costs nothing: it exists already, or moves only axes of size 1, or moves back
+    what transposes above it moved."""
+    if any(user.op == "view.transpose" and user.attrs["perm"] == perm for user, _ in value.users):
+        return True
     order = [axis for axis in perm if value.shape[axis] != ONE]
     while (node := produced_by(value, "view.transpose", "view.reshape")) is not None:
         above = source(node)
