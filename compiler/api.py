@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
 from nomul.nir import require_weights
 from nomul.options import Options, Progress, WeightsPlace, silent
@@ -105,6 +107,7 @@ def build(
         strict=strict,
         progress=progress or silent,
     )
+    _check_writable(Path(output).absolute().parent)
     module = read_model(model, example_inputs, dims, **source_options)
     require_weights(module)
     return pipeline.build(module, options)
@@ -134,3 +137,11 @@ def lower(
         progress=progress or silent,
     )
     return pipeline.optimise(read_model(model, example_inputs, dims, **source_options), options)
+
+
+def _check_writable(folder: Path) -> None:
+    """Before the work, not after it. Raises NomulError (NM511)."""
+    if not folder.is_dir():
+        raise NomulError("NM511", f"cannot write to {folder}: there is no such folder", help="make it first")
+    if not os.access(folder, os.W_OK):
+        raise NomulError("NM511", f"cannot write to {folder}: no permission", help="choose another folder")

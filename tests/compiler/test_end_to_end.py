@@ -184,6 +184,11 @@ def test_a_recipe_halves_the_weights(files: tuple[Path, Path]) -> None:
     np.testing.assert_allclose(half(ids, x)[0], full(ids, x)[0], atol=0.3)
 
 
+def test_an_output_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(nomul.NomulError, match="NM511"):
+        nomul.compile(tmp_path / "not_even_read.onnx", output=tmp_path / "none" / "model.so")
+
+
 def test_names_that_are_no_models(tmp_path: Path) -> None:
     (tmp_path / "model.txt").write_text("hello")
     for wrong, code in ((tmp_path / "model.txt", "NM004"), (tmp_path / "none.onnx", "NM003"), (object(), "NM004")):
