@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,7 +69,7 @@ def build_plan(module: Module, selection: Selection, name: str, progress: Progre
         if node.op == "exec.run":
             choice = selection.choices[node.attrs["func"]]
             steps.append(_step(node, choice, symbols[id(choice)], places, blob, module))
-    levels = tuple(_lower_level(selection, symbols, index, progress) for index in range(len(selection.levels)))
+    levels = _lower_levels(selection, symbols, progress)
     return Plan(
         name=name,
         inputs=tuple(Port(param.name, param.dtype, param.shape) for param in func.params),
@@ -89,6 +91,13 @@ def kernel_symbols(selection: Selection) -> dict[int, str]:
         op = anchor.op if anchor else (choice.group.func.nodes[0].op if choice.group.func.nodes else "copy")
         names[id(choice)] = f"k{index}_{op.replace('.', '_')}"
     return names
+
+
+def _lower_levels(selection: Selection, symbols: dict[int, str], progress: Progress) -> tuple[Level, ...]:
+    """All levels side by side: LLVM runs outside of Python's lock."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        count = len(selection.levels)
+        return tuple(pool.map(lambda index: _lower_level(selection, symbols, index, progress), range(count)))
 
 
 def _lower_level(selection: Selection, symbols: dict[int, str], index: int, progress: Progress) -> Level:
