@@ -3,6 +3,8 @@
     [weights]
     "*.word_embeddings.*" = "f32"
     "encoder.layer.*"     = "f16"
+
+`ENCODING by FITTER` also says how the bytes are chosen (`nomul list fitters`).
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from pathlib import Path
 
 from nomul.ir.encodings import all_encodings
 from nomul.ir.errors import NomulError, Problem
+from nomul.passes.encode import PLAIN, parse_choice
 
 RecipeLike = str | Path | Mapping[str, str] | None
-PLAIN = "f32"  # leaves a weight as the model has it
 
 
 def read_recipe(recipe: RecipeLike) -> dict[str, str]:
@@ -44,12 +46,22 @@ def _read_file(path: Path) -> dict[str, str]:
 
 
 def _checked(recipe: dict[str, str]) -> dict[str, str]:
-    known = [PLAIN, *all_encodings()]
     problems = [
-        Problem("NM009", f"there is no encoding '{text}' (for '{pattern}')", help=f"choose from: {', '.join(known)}")
+        Problem("NM009", f"{reason} (for '{pattern}')", help=f"encodings: {', '.join([PLAIN, *all_encodings()])}")
         for pattern, text in recipe.items()
-        if text.partition(" by ")[0].partition("<")[0].strip() not in known
+        if (reason := _refusal(text)) is not None
     ]
     if problems:
         raise NomulError.many(problems)
     return recipe
+
+
+def _refusal(text: str) -> str | None:
+    """Why a text names no encoding (and fitter), or None."""
+    if text.strip() == PLAIN:
+        return None
+    try:
+        parse_choice(text)
+    except (ValueError, TypeError) as error:
+        return str(error)
+    return None
