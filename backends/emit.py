@@ -15,8 +15,8 @@ from typing import Any
 
 from tvm import tirx
 
+from nomul.backends.expressions import bind
 from nomul.backends.group import Group
-from nomul.backends.mathlib import bind
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Constant, Node, Value
 from nomul.ir.op import Kind
@@ -113,7 +113,7 @@ class Epilogue:
         return self.result is self.anchor_result
 
     def apply(self, accumulator: Expr, index: Index, load: Load) -> Expr:
-        """One element (or vector) of the group's result. accumulator: the anchor's element at `index`, as a compute value;
+        """One element (or vector) of the group's result. accumulator: the anchor's element at `index`, a compute value;
         load(param, index): an element of another parameter, of whose shape `index` is an index."""
         return evaluate(self.result, index, load, {self.anchor_result: accumulator})
 
@@ -122,14 +122,14 @@ def evaluate(value: Value, index: Index, load: Load, known: dict[Value, Expr] | 
     """The element of `value` at `index`, through the element-wise nodes that make it.
 
     known: values already computed at this very index. Raises KeyError for a node that is not element-wise."""
-    found: dict[tuple[Value, Index], Expr] = {}
+    found: dict[tuple[Value, tuple[object, ...]], Expr] = {}
 
     def visit(current: Value, place: Index) -> Expr:
         if isinstance(current, Constant):
             return literal(current)
         if known and current in known and len(place) == len(index):
             return known[current]
-        key = (current, _key(place))
+        key = (current, index_key(place))
         if key not in found:
             found[key] = compute(current, place)
         return found[key]
@@ -145,6 +145,21 @@ def evaluate(value: Value, index: Index, load: Load, known: dict[Value, Expr] | 
     return visit(value, index)
 
 
-def _key(place: Index) -> Index:
-    """TVM nodes compare by building an expression; their identity is what tells two places apart."""
-    return tuple(part.value if isinstance(part, tirx.IntImm) else id(part) for part in place)
+class _Same:
+    """A TVM expression as a dictionary key: equal is the same node (TVM's == builds an expression)."""
+
+    __slots__ = ("part",)
+
+    def __init__(self, part: Expr) -> None:
+        self.part = part
+
+    def __hash__(self) -> int:
+        return hash(self.part)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and bool(self.part.same_as(other.part))
+
+
+def index_key(index: Index) -> tuple[object, ...]:
+    """A key for dictionaries that tells two indices apart by the identity of their parts."""
+    return tuple(part.value if isinstance(part, tirx.IntImm) else _Same(part) for part in index)

@@ -19,8 +19,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from nomul.backends.emit import Expr, Index
+from nomul.backends.expressions import bind
 from nomul.backends.group import Group
-from nomul.backends.mathlib import bind
 from nomul.backends.storage import from_storage, storage_type, to_storage
 from nomul.backends.target import Target
 from nomul.ir.dim import Dim, product
@@ -35,8 +35,8 @@ def index_constant(value: int) -> Expr:
 
 
 class KernelFrame:
-    """begin, end: the tile range.  scratch: pointer to the thread's scratch.  layouts: parameters whose packed fields the
-    kernel declares itself with `pointer` (position -> storage types of its fields)."""
+    """begin, end: the tile range.  scratch: pointer to the thread's scratch.  packed: storage types of the fields of
+    parameters (by position) whose buffers the kernel declares itself, from `pointers`."""
 
     function: Any
 
@@ -133,14 +133,6 @@ class KernelFrame:
             else:
                 total = total + place * stride
         return total if ramp is None else tirx.Ramp(total + ramp.base, ramp.stride, ramp.lanes)
-
-    def scratch_buffer(self, dtype: str, count: Dim | int, byte_offset: Dim | int = 0) -> Any:
-        """A flat buffer in the thread's scratch."""
-        data = self.scratch
-        if byte_offset != 0:
-            data = tirx.handle_add_byte_offset(data, self.size(byte_offset))
-        typed = T.bind(tirx.reinterpret("handle", data), tvm.ir.PointerType(tvm.ir.PrimType(dtype)))
-        return T.decl_buffer((self.size(count),), dtype, data=typed)
 
 
 def _stored_dtype(value: Value) -> DType:

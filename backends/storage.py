@@ -1,7 +1,7 @@
-"""Memory formats of tensors: reading an element as a compute value, and writing one (f16, bf16 and bool need a conversion).
+"""Memory formats of tensors: reading an element as a compute value, and writing one (f16, bf16 and bool convert).
 
-Half floats are stored as uint16 and computed in f32. Machines with F16C (and ARM) convert f16 by instruction, the others
-by integer arithmetic; bf16 always by integer arithmetic, rounding to nearest even.
+Half floats are stored as uint16 and computed in f32. Machines with F16C (and ARM) convert f16 by instruction, others by
+integer arithmetic; bf16 always by integer arithmetic, rounding to nearest even.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from tvm import tirx
 
-from nomul.backends.mathlib import bind, constant
+from nomul.backends.expressions import bind, constant
 from nomul.backends.target import Target
 from nomul.ir.types import DType
 

@@ -7,6 +7,8 @@ import mmap
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -53,7 +55,7 @@ def make_group(
 
 
 class Guarded:
-    """A copy of an array whose last byte lies before an unmapped page; `sound` tells whether the bytes before it were kept."""
+    """A copy of an array whose last byte lies before an unmapped page. sound: whether the bytes before it were kept."""
 
     def __init__(self, array: np.ndarray, aligned: bool = False) -> None:
         room = -(-array.nbytes // PAGE) * PAGE + PAGE
@@ -82,9 +84,9 @@ class Guarded:
 class CompiledKernel:
     """One kernel for one target, callable with arrays."""
 
-    def __init__(self, group: Group, built: Built, target: Target) -> None:
+    def __init__(self, group: Group, built: Built, target: Target, entry: Any = None) -> None:
         self.group, self.built, self.target = group, built, target
-        self.entry = link({"k": built.function}, target)["k"]
+        self.entry = entry or link({"k": built.function}, target)["k"]
 
     def __call__(
         self, *inputs: np.ndarray, dims: Mapping[str, int] | None = None, pieces: int = 1, inplace: int | None = None
@@ -106,7 +108,7 @@ class CompiledKernel:
         cuts = [tiles * piece // pieces for piece in range(pieces + 1)]
         pointers = [ctypes.c_void_p(guard.address) for guard in [*buffers, *results]]
         sizes = [ctypes.c_int64(dims[name]) for name in self.group.dims]
-        for begin, end in reversed(list(zip(cuts, cuts[1:], strict=False))):
+        for begin, end in reversed(list(pairwise(cuts))):
             ends = (ctypes.c_int64(begin), ctypes.c_int64(end), ctypes.c_void_p(scratch.address))
             assert self.entry(*pointers, *sizes, *ends) == 0
         assert all(guard.sound for guard in [*buffers, *results, scratch]), "wrote outside"
@@ -133,20 +135,51 @@ def bound_dims(group: Group, inputs: Sequence[np.ndarray]) -> dict[str, int]:
     return dims
 
 
+_MEMORY = """
+typedef unsigned long size_t;
+void *memset(void *to, int byte, size_t n) { volatile char *t = to; while (n--) *t++ = (char)byte; return to; }
+void *memcpy(void *to, const void *from, size_t n) {
+  volatile char *t = to; const char *f = from; while (n--) *t++ = *f++; return to; }
+void *memmove(void *to, const void *from, size_t n) {
+  volatile char *t = to; const char *f = from;
+  if (t <= f) while (n--) *t++ = *f++; else while (n--) t[n] = f[n];
+  return to; }
+"""
+
+
+@cache
+def _memory_object(zig: str) -> bytes:
+    with TemporaryDirectory(prefix="nomul-test-") as name:
+        (Path(name) / "memory.c").write_text(_MEMORY)
+        _zig(["-c", "-O1", "-fno-builtin", "-fno-sanitize=all", "-fPIC", "memory.c", "-o", "memory.o"], zig, Path(name))
+        return (Path(name) / "memory.o").read_bytes()
+
+
+def _zig(flags: list[str], zig: str, folder: Path) -> None:
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", zig, *flags]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def link(functions: Mapping[str, Any], target: Target) -> dict[str, Any]:
-    """Callable C functions. The link fails where a symbol is missing: nothing of libc or libm may be needed."""
+    """Callable C functions. The link fails where a symbol is missing: of libc only the three that LLVM may call."""
     with TemporaryDirectory(prefix="nomul-test-") as name:
         folder = Path(name)
+        (folder / "memory.o").write_bytes(_memory_object(target.zig))
         (folder / "k.o").write_bytes(lower_to_object(functions, target))
-        flags = ["-shared", "-nostdlib", "-Wl,-z,defs", "-o", "k.so", "k.o"]
-        command = [sys.executable, "-m", "ziglang", "cc", "-target", target.zig, *flags]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        _zig(["-shared", "-nostdlib", "-Wl,-z,defs", "-o", "k.so", "k.o", "memory.o"], target.zig, folder)
         library = ctypes.CDLL(str(folder / "k.so"))
     found = {symbol: getattr(library, symbol) for symbol in functions}
     for function in found.values():
         function.restype = ctypes.c_int32
     return found
+
+
+def compile_kernels(kernel: Kernel, groups: Sequence[Group], target: Target) -> list[CompiledKernel]:
+    """Many groups in one library, which is much faster than one by one."""
+    built = [kernel.build(group, target) for group in groups]
+    entries = link({f"k{i}": one.function for i, one in enumerate(built)}, target)
+    return [CompiledKernel(g, b, target, entries[f"k{i}"]) for i, (g, b) in enumerate(zip(groups, built, strict=True))]
 
 
 def reference(group: Group, inputs: Sequence[np.ndarray], dims: Mapping[str, int] | None = None) -> list[np.ndarray]:
@@ -171,7 +204,7 @@ def compile_kernel(kernel: Kernel, group: Group, target: Target) -> CompiledKern
 
 
 def close(got: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> None:
-    """Equal for integers and bools; floats within `tolerance` times the largest finite magnitude, NaN and infinities alike."""
+    """Equal for integers and bools; floats within `tolerance` times the largest finite magnitude, infinities alike."""
     assert got.dtype == expected.dtype and got.shape == expected.shape
     if not np.issubdtype(got.dtype, np.floating) and got.dtype.kind in "iub":
         np.testing.assert_array_equal(got, expected)

@@ -6,7 +6,7 @@ from tvm import tirx
 
 from nomul.backends import mathlib
 from nomul.backends.emit import Expr, rule
-from nomul.backends.mathlib import at_least, at_most, bind, constant
+from nomul.backends.expressions import at_least, at_most, bind, constant, fma
 from nomul.ir.graph import Node
 
 for _op, _function in {
@@ -47,7 +47,7 @@ def gelu(node: Node, x: Expr) -> Expr:
 
 
 def _hard_sigmoid(x: Expr, alpha: float, beta: float) -> Expr:
-    return bind(at_most(bind(at_least(mathlib.fma(x, constant(x, alpha), constant(x, beta)), 0.0)), 1.0))
+    return bind(at_most(bind(at_least(fma(x, constant(x, alpha), constant(x, beta)), 0.0)), 1.0))
 
 
 @rule("ew.hard_sigmoid")

@@ -1,4 +1,4 @@
-"""Arithmetic: sums, products, quotients, remainders, extrema, rounding. Integers never trap: x / 0 is 0, minimum / -1 wraps."""
+"""Arithmetic: sums, products, quotients, remainders, extrema, rounding. Integers never trap: x / 0 is 0."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tvm import tirx
 
 from nomul.backends import mathlib
 from nomul.backends.emit import Expr, rule
-from nomul.backends.mathlib import bind, constant, copysign, intrinsic
+from nomul.backends.expressions import bind, constant, copysign, differ, fma, intrinsic, minus, not_equal
 from nomul.ir.graph import Node
 
 
@@ -44,7 +44,7 @@ def add(node: Node, x: Expr, y: Expr) -> Expr:
 
 @rule("ew.sub")
 def sub(node: Node, x: Expr, y: Expr) -> Expr:
-    return mathlib.minus(x, y) if is_float(x) else _wrapping(x, y, lambda a, b: a - b)
+    return minus(x, y) if is_float(x) else _wrapping(x, y, lambda a, b: a - b)
 
 
 @rule("ew.mul")
@@ -94,7 +94,7 @@ def _floored(x: Expr, y: Expr) -> Expr:
         return tirx.truncdiv(x, y)
     quotient = bind(tirx.truncdiv(x, y))
     rest = bind(x - quotient * y)
-    below = tirx.And(tirx.NE(rest, constant(x, 0)), tirx.NE(rest < constant(x, 0), y < constant(x, 0)))
+    below = tirx.And(tirx.NE(rest, constant(x, 0)), differ(rest < constant(x, 0), y < constant(x, 0)))
     return tirx.Select(below, quotient - constant(x, 1), quotient)
 
 
@@ -122,7 +122,7 @@ def mod(node: Node, x: Expr, y: Expr) -> Expr:
         return _divided(x, y, lambda a, b: a - _floored(a, b) * b, _nothing)
     rest = bind(_float_remainder(x, y))
     nothing = constant(x, 0.0)
-    other_side = tirx.And(tirx.NE(rest, nothing), tirx.NE(rest < nothing, y < nothing))
+    other_side = tirx.And(not_equal(rest, nothing), differ(rest < nothing, y < nothing))
     return tirx.Select(other_side, rest + y, tirx.Select(tirx.EQ(rest, nothing), copysign(rest, y), rest))
 
 
@@ -137,7 +137,7 @@ def _float_remainder(x: Expr, y: Expr) -> Expr:
     """The remainder with the sign of x; exact in f32 for quotients below 2^29, since f64 holds the product."""
     wide = x.ty.dtype.replace("float32", "float64")
     a, b = bind(intrinsic("llvm.fabs", tirx.Cast(wide, x))), bind(intrinsic("llvm.fabs", tirx.Cast(wide, y)))
-    rest = bind(mathlib.fma(-intrinsic("llvm.trunc", a / b), b, a))
+    rest = bind(fma(-intrinsic("llvm.trunc", a / b), b, a))
     rest = bind(tirx.Select(rest < constant(rest, 0.0), rest + b, rest))
     rest = bind(tirx.Select(rest >= b, rest - b, rest))
     whole = tirx.And(a < constant(a, math.inf), tirx.EQ(b, constant(b, math.inf)))
@@ -166,11 +166,14 @@ def min_(node: Node, x: Expr, y: Expr) -> Expr:
 @rule("ew.clip")
 def clip(node: Node, x: Expr) -> Expr:
     low, high = node.attrs["low"], node.attrs["high"]
-    info = np.finfo(node.result.dtype.numpy) if is_float(x) else np.iinfo(node.result.dtype.numpy)
+    number = node.result.dtype.numpy.type
+    info = np.finfo(number) if is_float(x) else np.iinfo(number)
     if low > info.min:
-        x = bind(tirx.Select(x < constant(x, low), constant(x, low), x))
+        limit = constant(x, number(low).item())
+        x = bind(tirx.Select(x < limit, limit, x))
     if high < info.max:
-        x = bind(tirx.Select(x > constant(x, high), constant(x, high), x))
+        limit = constant(x, number(high).item())
+        x = bind(tirx.Select(x > limit, limit, x))
     return x
 
 

@@ -7,21 +7,27 @@ from tvm import tirx
 from nomul.backends import storage
 from nomul.backends.elements.arithmetic import is_float
 from nomul.backends.emit import Expr, compute_type, lanes_of, rule
-from nomul.backends.mathlib import bind, constant, is_infinite
+from nomul.backends.expressions import bind, constant, differ, is_infinite, not_equal
 from nomul.ir.graph import Node
 from nomul.ir.types import DType
+
+
+def _is_bool(x: Expr) -> bool:
+    return bool(x.ty.dtype.startswith("bool"))
 
 
 @rule("ew.eq")
 def eq(node: Node, x: Expr, y: Expr) -> Expr:
     if is_float(x) and x.same_as(y):
         return tirx.Not(tirx.isnan(x))  # TVM would make x == x true
-    return tirx.EQ(x, y)
+    return tirx.Not(differ(x, y)) if _is_bool(x) else tirx.EQ(x, y)
 
 
 @rule("ew.ne")
 def ne(node: Node, x: Expr, y: Expr) -> Expr:
-    return tirx.isnan(x) if is_float(x) and x.same_as(y) else tirx.NE(x, y)
+    if is_float(x) and x.same_as(y):
+        return tirx.isnan(x)
+    return differ(x, y) if _is_bool(x) else not_equal(x, y)
 
 
 @rule("ew.lt")
@@ -56,7 +62,7 @@ def or_(node: Node, x: Expr, y: Expr) -> Expr:
 
 @rule("ew.xor")
 def xor(node: Node, x: Expr, y: Expr) -> Expr:
-    return tirx.NE(x, y)
+    return differ(x, y)
 
 
 @rule("ew.not")
@@ -84,7 +90,7 @@ def cast(node: Node, x: Expr) -> Expr:
     dtype: DType = node.attrs["dtype"]
     goal = compute_type(dtype, lanes_of(x))
     if dtype is DType.BOOL:
-        return x if x.ty.dtype.startswith("bool") else tirx.NE(x, constant(x, 0))
+        return x if _is_bool(x) else not_equal(x, constant(x, 0))
     if is_float(x) and dtype.is_integer:
         return _float_to_integer(x, dtype)
     value = x if x.ty.dtype == goal else bind(tirx.Cast(goal, x))

@@ -1,0 +1,74 @@
+"""The definition of every op that is not element-wise as a loop nest: what the kernel `any/f32/generic` is made of.
+
+An op has one of three rules, in one file a family here, found by themselves:
+- `element`: its result's element at any index, from the operands' elements;
+- `line`: a walk along some axes of the result in order, with what the whole line shares worked out first;
+- `whole`: all of the result, in a buffer that is read and written freely.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """costly: an element takes a loop of its own, so that it must not be computed twice."""
+
+    kind: Literal["element", "line", "whole"]
+    function: Function
+    costly: bool
+
+
+_RULES: dict[str, Rule] = {}
+
+
+def _declare(op: str, rule: Rule) -> None:
+    if op in _RULES:
+        raise ValueError(f"op {op} has two rules")
+    _RULES[op] = rule
+
+
+def element(op: str, *, costly: bool = False) -> Callable[[Function], Function]:
+    """Declare `(pull, node, index) -> element of the result`."""
+
+    def declare(function: Function) -> Function:
+        _declare(op, Rule("element", function, costly))
+        return function
+
+    return declare
+
+
+def line(op: str) -> Callable[[Function], Function]:
+    """Declare `(pull, node) -> Line`."""
+
+    def declare(function: Function) -> Function:
+        _declare(op, Rule("line", function, True))
+        return function
+
+    return declare
+
+
+def whole(op: str) -> Callable[[Function], Function]:
+    """Declare `(pull, node, destination) -> None`, which fills `destination`, a `pull.Stored` of the first result."""
+
+    def declare(function: Function) -> Function:
+        _declare(op, Rule("whole", function, True))
+        return function
+
+    return declare
+
+
+@cache
+def rules() -> dict[str, Rule]:
+    """The rule of every op that is not element-wise."""
+    for module in pkgutil.iter_modules(__path__, __name__ + "."):
+        importlib.import_module(module.name)
+    return dict(_RULES)

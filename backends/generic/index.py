@@ -1,0 +1,155 @@
+"""Reading and writing by index. Indices wrap and are clamped as the ops say, so that no access is outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+
+from nomul.backends.emit import Expr, Index
+from nomul.backends.expressions import bind
+from nomul.backends.frame import index_constant
+from nomul.backends.generic import element, line, whole
+from nomul.backends.generic.pull import Cell, Line, Pull, Stored, replaced
+from nomul.backends.generic.view import operand_shape
+from nomul.ir.graph import Node, Value
+
+
+def wrapped(number: Expr, size: Expr) -> Expr:
+    """An index inside [0, size) (0 where size is 0), from the end where it is negative."""
+    zero, one = index_constant(0), index_constant(1)
+    place = bind(number if number.ty.dtype == "int64" else tirx.Cast("int64", number))
+    place = bind(tirx.Select(place < zero, place + size, place))
+    place = bind(tirx.Select(place < zero, zero, place))
+    last = tirx.max(size - one, zero)
+    return bind(tirx.Select(place > last, last, place))
+
+
+@element("index.gather")
+def gather(pull: Pull, node: Node, index: Index) -> Expr:
+    axis, rank = node.attrs["axis"], len(operand_shape(node, 1))
+    number = pull.operand(node, 1, index[axis : axis + rank])
+    place = wrapped(number, pull.size(operand_shape(node)[axis]))
+    return pull.operand(node, 0, (*index[:axis], place, *index[axis + rank :]))
+
+
+@element("index.gather_elements")
+def gather_elements(pull: Pull, node: Node, index: Index) -> Expr:
+    axis = node.attrs["axis"]
+    place = wrapped(pull.operand(node, 1, index), pull.size(operand_shape(node)[axis]))
+    return pull.operand(node, 0, replaced(index, axis, place))
+
+
+@element("index.gather_nd")
+def gather_nd(pull: Pull, node: Node, index: Index) -> Expr:
+    shape, batch = operand_shape(node), node.attrs["batch_dims"]
+    indices = operand_shape(node, 1)
+    lead, depth = index[: len(indices) - 1], int(indices[-1])
+    places = [
+        wrapped(pull.operand(node, 1, (*lead, index_constant(i))), pull.size(shape[batch + i])) for i in range(depth)
+    ]
+    return pull.operand(node, 0, (*index[:batch], *places, *index[len(lead) :]))
+
+
+Combine = Callable[[Expr, Expr], Expr]
+
+
+def _combine(node: Node) -> Combine:
+    return {
+        "none": lambda old, new: new,
+        "add": lambda old, new: old + new,
+        "mul": lambda old, new: old * new,
+        "max": lambda old, new: tirx.Select(new > old, new, old),
+        "min": lambda old, new: tirx.Select(new < old, new, old),
+    }[node.attrs["reduction"]]
+
+
+def _copy(pull: Pull, node: Node, destination: Stored) -> None:
+    with pull.loops(*(pull.size(size) for size in node.result.shape)) as index:
+        destination.write(index, pull.operand(node, 0, index))
+
+
+@whole("index.scatter_nd")
+def scatter_nd(pull: Pull, node: Node, destination: Stored) -> None:
+    """A copy of x, then the updates in order."""
+    _copy(pull, node, destination)
+    shape, indices, updates = node.result.shape, operand_shape(node, 1), operand_shape(node, 2)
+    lead, depth, combine = len(indices) - 1, int(indices[-1]), _combine(node)
+    with pull.loops(*(pull.size(size) for size in updates)) as index:
+        places = [
+            wrapped(pull.operand(node, 1, (*index[:lead], index_constant(i))), pull.size(shape[i]))
+            for i in range(depth)
+        ]
+        target = (*places, *index[lead:])
+        destination.write(target, combine(destination.read(target), pull.operand(node, 2, index)))
+
+
+@whole("index.scatter_elements")
+def scatter_elements(pull: Pull, node: Node, destination: Stored) -> None:
+    """A copy of x, then the updates in order."""
+    _copy(pull, node, destination)
+    axis, combine = node.attrs["axis"], _combine(node)
+    with pull.loops(*(pull.size(size) for size in operand_shape(node, 1))) as index:
+        place = wrapped(pull.operand(node, 1, index), pull.size(node.result.shape[axis]))
+        target = replaced(index, axis, place)
+        destination.write(target, combine(destination.read(target), pull.operand(node, 2, index)))
+
+
+@line("index.top_k")
+def top_k(pull: Pull, node: Node) -> Line:
+    """Each step seeks the first in order (value, then index) behind the one taken before: O(k n), no memory."""
+    axis, largest = node.attrs["axis"], node.attrs["largest"]
+    x = node.args[0]
+    assert x is not None
+    size = pull.size(x.shape[axis])
+
+    def prepare(index: Index) -> Callable[[Index], tuple[Expr, ...]]:
+        taken = _Candidate(pull, x, index_constant(-1))
+
+        def step(place: Index) -> tuple[Expr, ...]:
+            best = _Candidate(pull, x, index_constant(-1))
+            with pull.loops(size) as (i,):
+                value = pull.element(x, replaced(index, axis, i))
+                behind = tirx.Or(taken.is_none(), _before(taken.value, taken.place, value, i, largest))
+                better = tirx.Or(best.is_none(), _before(value, i, best.value, best.place, largest))
+                with pull.when(tirx.And(behind, better)):
+                    best.take(value, i)
+            taken.take(best.value, best.place)
+            return best.value, best.place
+
+        return step
+
+    return Line.along(node.results[0].shape, axis, prepare)
+
+
+class _Candidate:
+    """An element and its place; place -1 for none."""
+
+    def __init__(self, pull: Pull, x: Value, place: Expr) -> None:
+        self._value = Cell(tirx.const(0, pull.type(x.dtype)))
+        self._place = Cell(place)
+
+    @property
+    def value(self) -> Expr:
+        return self._value.get()
+
+    @property
+    def place(self) -> Expr:
+        return self._place.get()
+
+    def is_none(self) -> Expr:
+        return self.place < index_constant(0)
+
+    def take(self, value: Expr, place: Expr) -> None:
+        self._value.set(value)
+        self._place.set(place)
+
+
+def _before(value: Expr, place: Expr, other: Expr, other_place: Expr, largest: bool) -> Expr:
+    """Whether (value, place) comes before another element in the order of top_k; NaN comes last, as numpy sorts it."""
+    ahead = value > other if largest else value < other
+    level = tirx.EQ(value, other)
+    if value.ty.dtype.startswith("float"):
+        ahead = tirx.Or(ahead, tirx.And(tirx.isnan(other), tirx.Not(tirx.isnan(value))))
+        level = tirx.Or(level, tirx.And(tirx.isnan(other), tirx.isnan(value)))
+    return tirx.Or(ahead, tirx.And(level, place < other_place))
