@@ -27,11 +27,6 @@ class Source:
     opsets: dict[str, int]
     functions: dict[tuple[str, str], onnx.FunctionProto]
 
-    @property
-    def producer(self) -> str:
-        """The exporter and its version, as the model names them."""
-        return f"{self.proto.producer_name} {self.proto.producer_version}".strip()
-
 
 def open_model(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Source:
     """Raises NomulError (NM200) for what is no readable ONNX model of a known version."""
