@@ -129,9 +129,10 @@ def test_show_an_artifact(files: tuple[Path, Path], capsys: pytest.CaptureFixtur
     assert facts["source_ops"] == {"nn.linear": 2, "ew.add": 1, "ew.gelu": 1, "index.gather": 1}
 
 
-def test_until_writes_what_can_be_compiled(tmp_path: Path, files: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("phase", ["fuse", "group"])
+def test_until_writes_what_can_be_compiled(phase: str, tmp_path: Path, files: tuple[Path, Path]) -> None:
     middle = tmp_path / "middle.nir"
-    assert main(["compile", str(files[0]), "--until", "fuse", "-o", str(middle), "--quiet"]) == 0
+    assert main(["compile", str(files[0]), "--until", phase, "-o", str(middle), "--quiet"]) == 0
     artifact = nomul.compile(middle)
     ids, x = inputs(2, 3)
     np.testing.assert_allclose(artifact(ids, x)[0], interpreter.run(mlp(), ids, x)[0], atol=1e-3)
