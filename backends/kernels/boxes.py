@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
 from nomul.backends.kernels.affine import NOTHING, NotAffine, Space, flat
-from nomul.backends.kernels.nest import Part, collapsed, grain, plan_tiles
-from nomul.backends.kernels.part_code import PartCode, emit_parts
+from nomul.backends.kernels.nest import Part, TilePlan, collapsed, grain, plan_tiles
+from nomul.backends.kernels.part_code import Code, PartCode, emit_parts
 from nomul.backends.kernels.terms import Lookup, Read, Special, Walk, with_splits
+from nomul.backends.kernels.transpose import CrossCode, CrossPlan, plan_crosswise
 from nomul.backends.registry import Built
 from nomul.backends.target import Target
 from nomul.ir.dim import Dim
@@ -71,9 +72,9 @@ def _not_plain(group: Group, heavy: int) -> str | None:
 def build(group: Group, target: Target, boxes: Sequence[Box]) -> Built:
     """A kernel whose tiles are those of one box after the other."""
     parts = [part_of(group, box) for box in boxes]
-    plans = [plan_tiles(collapsed(part.space.sizes, part.forms), group.ranges) for part in parts]
+    plans = [_plan(group, part) for part in parts]
     with KernelFrame(group, target) as frame:
-        emit_parts(frame, [PartCode(frame, part, plan) for part, plan in zip(parts, plans, strict=True)])
+        emit_parts(frame, [_code(frame, part, plan) for part, plan in zip(parts, plans, strict=True)])
     tiles = Dim.of(0)
     for plan in plans:
         tiles = tiles + plan.tiles
@@ -81,8 +82,18 @@ def build(group: Group, target: Target, boxes: Sequence[Box]) -> Built:
         frame.function,
         tiles=tiles,
         grain=grain(max(plan.elements(group.ranges) for plan in plans)),
+        scratch=Dim.of(max(plan.scratch for plan in plans)),
         inplace=shareable(group, parts[0]) if len(parts) == 1 else (),
     )
+
+
+def _plan(group: Group, part: Part) -> TilePlan | CrossPlan:
+    loops = collapsed(part.space.sizes, part.forms)
+    return plan_crosswise(part, loops) or plan_tiles(loops, group.ranges)
+
+
+def _code(frame: KernelFrame, part: Part, plan: TilePlan | CrossPlan) -> Code:
+    return CrossCode(frame, part, plan) if isinstance(plan, CrossPlan) else PartCode(frame, part, plan)
 
 
 def shareable(group: Group, part: Part) -> tuple[int, ...]:

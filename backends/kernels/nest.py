@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Protocol
 
 from nomul.backends.kernels.affine import NOTHING, ONE, Form, Space
 from nomul.backends.kernels.terms import Compute, Term, all_terms
@@ -62,6 +63,19 @@ def collapsed(sizes: Sequence[Dim], forms: Iterable[Form], apart: Iterable[int] 
     return loops or [Loop(ONE, None)]
 
 
+class Plan(Protocol):
+    """How the elements of a part are shared out to tiles. scratch: bytes."""
+
+    @property
+    def tiles(self) -> Dim: ...
+
+    @property
+    def scratch(self) -> int: ...
+
+    def elements(self, ranges: Mapping[str, Range]) -> int:
+        """About how many elements a tile has."""
+
+
 @dataclass(frozen=True)
 class TilePlan:
     """The first `cut` loops are cut into single indices and loop number `cut` into runs of `chunk` of them (None: it is
@@ -81,8 +95,11 @@ class TilePlan:
     def tiles(self) -> Dim:
         return product(self.counts)
 
+    @property
+    def scratch(self) -> int:
+        return 0
+
     def elements(self, ranges: Mapping[str, Range]) -> int:
-        """About how many elements a tile has."""
         inner = [typical(loop.size, ranges) for loop in self.loops[self.cut :]]
         if self.chunk is not None:
             inner[0] = min(inner[0], self.chunk)

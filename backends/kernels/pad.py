@@ -20,7 +20,7 @@ _MOST_AXES = 2  # with pads by reflection and the like: the number of boxes is 3
 
 @dataclass(frozen=True)
 class _Range:
-    """Indices [start, start + size) on one axis of the result. source: theirs in the operand; None in a constant pad."""
+    """Indices [start, start + size) on one axis of the result. source: those in the operand, None in a constant."""
 
     start: Dim
     size: Dim

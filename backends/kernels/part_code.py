@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from tvm import tirx
 
 from nomul.backends.emit import emit, literal, widen
 from nomul.backends.frame import KernelFrame, split_index
 from nomul.backends.kernels.affine import NOTHING, ONE, Form
-from nomul.backends.kernels.nest import Loop, Part, TilePlan
+from nomul.backends.kernels.nest import Loop, Part, Plan, TilePlan
 from nomul.backends.kernels.terms import Compute, Literal, Lookup, Read, Term, element_bytes
 from nomul.backends.tir.body import index, let, loop, when
 from nomul.ir.dim import Dim
@@ -21,7 +21,7 @@ Bases = dict[Any, Expr]  # place in memory at the current loop indices, by form 
 _CHEAP = 3  # element-wise nodes of which several copies for narrow vectors are no burden
 
 
-def emit_parts(frame: KernelFrame, parts: list[PartCode]) -> None:
+def emit_parts(frame: KernelFrame, parts: Sequence[Code]) -> None:
     """The tiles [begin, end) of several parts that follow each other."""
     first: Expr = index(0)
     for part in parts:
@@ -30,6 +30,15 @@ def emit_parts(frame: KernelFrame, parts: list[PartCode]) -> None:
         with loop("tile", tirx.max(end - begin, index(0)), begin) as number:
             part.tile(let("number", number - first))
         first = last
+
+
+class Code(Protocol):
+    """How a part is computed."""
+
+    @property
+    def plan(self) -> Plan: ...
+
+    def tile(self, number: Expr) -> None: ...
 
 
 class PartCode:
@@ -44,7 +53,7 @@ class PartCode:
         indices = split_index(number, [self.frame.size(count) for count in self.plan.counts])
         bases = {form: self.frame.size(form.offset) for form in self.part.forms}
         for cut, place in zip(self.plan.loops[: self.plan.cut], indices, strict=False):
-            bases = self._moved(bases, cut, place)
+            bases = moved(self.frame, bases, cut, place)
         self._loops(self.plan.cut, bases, self._run(indices[-1]) if self.plan.chunk is not None else None)
 
     def _run(self, chunk_number: Expr) -> tuple[Expr, Expr]:
@@ -53,22 +62,23 @@ class PartCode:
         start = let("start", chunk_number * self.plan.chunk)
         return start, let("count", tirx.min(index(self.plan.chunk), size - start))
 
-    def _moved(self, bases: Bases, by: Loop, place: Expr) -> Bases:
-        """The places when a loop stands at an index."""
-        moved = dict(bases)
-        for form in bases:
-            if by.step(form) != NOTHING:
-                moved[form] = let("at", bases[form] + place * self.frame.size(by.step(form)))
-        return moved
-
     def _loops(self, number: int, bases: Bases, run: tuple[Expr, Expr] | None) -> None:
         current = self.plan.loops[number]
         start, count = run or (index(0), None)
         if number == len(self.plan.loops) - 1:
-            self.elements.row(self._moved(bases, current, start) if run else bases, count)
+            self.elements.row(moved(self.frame, bases, current, start) if run else bases, count)
             return
         with loop("i", self.frame.size(current.size) if count is None else count, start) as place:
-            self._loops(number + 1, self._moved(bases, current, place), None)
+            self._loops(number + 1, moved(self.frame, bases, current, place), None)
+
+
+def moved(frame: KernelFrame, bases: Bases, by: Loop, place: Expr) -> Bases:
+    """The places when a loop stands at an index."""
+    result = dict(bases)
+    for form in bases:
+        if by.step(form) != NOTHING:
+            result[form] = let("at", bases[form] + place * frame.size(by.step(form)))
+    return result
 
 
 class Elements:

@@ -79,7 +79,22 @@ CASES = {
         TREE,
         lambda b, x, y: b.ew.add(x, b.view.transpose(y, perm=(1, 0))),
         (t("f32", "M", "N"), t("f32", "N", "M")),
-        ({"M": 3, "N": 37}, {"M": 70, "N": 33}),
+        ({"M": 3, "N": 37}, {"M": 70, "N": 130}),
+    ),
+    "to_channels_last": Case(
+        TREE,
+        lambda b, x, y: b.ew.mul(b.view.transpose(x, perm=(0, 2, 3, 1)), y),
+        (t("f32", "B", 20, 3, "W"), t("f32", 20)),
+        ({"B": 1, "W": 1}, {"B": 2, "W": 41}),
+    ),
+    "from_three_channels": Case(
+        TREE, lambda b, x: b.view.transpose(x, perm=(0, 2, 3, 1)), (t("f32", 2, 3, 5, "W"),), ({"W": 1}, {"W": 41})
+    ),
+    "two_crosswise": Case(
+        TREE,
+        lambda b, x, y: b.view.transpose(b.ew.sub(b.ew.sub(x, 1), y), perm=(1, 0)),
+        (t("i32", "M", 75), t("i32", "M", 75)),
+        ({"M": 1}, {"M": 130}),
     ),
     "scalars": Case(TREE, lambda b, x, y: b.ew.add(x, y), (t("f32"), t("f32", 1))),
     "gelu": Case(TREE, lambda b, x: b.ew.gelu(x), (t("f32", "M", 45),), ({"M": 1}, {"M": 93})),
