@@ -16,6 +16,19 @@ _HEAD = """# ONNX operators
 
 Made by `python -m nomul.frontend.onnx.coverage > docs/onnx.md` with onnx {version}; do not edit.
 
+## Dynamic sizes
+
+A dynamic axis becomes a named dim: by the model's name for it, made an identifier, else by input and axis (`x_3`). Its
+range is [1, 4096] where the user gives none (`dims={{"x_3": (32, 960)}}`, or a number for a constant; the model's own
+spelling of a name works too). Shapes are computed while importing, never in the compiled model. Where the graph demands
+more of a dim, the dim is refined and a warning says so:
+
+- a bound (a position table of 512 rows, a window that must fit) narrows a range that the user did not give;
+- a multiple (an image that is halved five times and added to itself) changes the unit: `32*x_3_div32`;
+- two axes that must be equal become one dim, and an axis that fits one size only becomes that size.
+
+## Operators
+
 Each test of the `onnx` package (`onnx.backend.test`) is imported, run by the interpreter and compared with the expected
 results. *Declined*: the import says with a clear error what is not supported. A test whose shapes depend on an operand
 is run with that operand as a constant.
