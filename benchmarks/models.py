@@ -1,6 +1,6 @@
 """Compares compiled models with onnxruntime's fp32: `python benchmarks/models.py --json results.json`.
 
-One row for each model, size and number of threads: latency (medians of interleaved runs, and the fastest run), difference
+One row for each model, size and number of threads: latency (medians of interleaved runs, and fastest runs), difference
 of the results, sizes and compile time; the machine's limits before and after. Models whose package is absent are named.
 """
 
@@ -22,13 +22,13 @@ import numpy as np
 
 import nomul
 from nomul.compare import difference, onnxruntime_of
-from nomul.console import size_text, table
 from nomul.sample import artifact_specs, pick_dims, sample_inputs
 from nomul.timing import measure
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "examples")]
-import limits
-import real_models
+import limits  # stands beside this file, as results does
+import real_models  # stands in examples/
+import results
 
 LENGTHS = (16, 128, 512)
 
@@ -163,6 +163,7 @@ def main() -> int:
     parser.add_argument("--model", action="append", default=[], help="only models whose name contains this")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=2.0, help="per row (default 2)")
+    parser.add_argument("--docs", action="store_true", help="put the results into docs/benchmarks.md")
     arguments = parser.parse_args()
     before = [asdict(limits.measure(count)) for count in arguments.threads]
     rows: list[dict[str, Any]] = []
@@ -173,7 +174,7 @@ def main() -> int:
         try:
             for row in run_entry(entry, arguments.threads, arguments.seconds):
                 rows.append(row)
-                print(_line(row), file=sys.stderr)
+                print(results.line(row), file=sys.stderr)
         except (real_models.PackageMissing, ImportError) as error:
             skipped[entry.name] = str(error)
     after = [asdict(limits.measure(count)) for count in arguments.threads]
@@ -184,44 +185,12 @@ def main() -> int:
         "skipped": skipped,
         "rows": rows,
     }
-    _print(result)
+    results.print_results(result)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if arguments.docs:
+        results.update_docs(result)
     return 0
-
-
-def _sizes(case: dict[str, int]) -> str:
-    return " ".join(f"{name}={size}" for name, size in case.items())
-
-
-def _line(row: dict[str, Any]) -> str:
-    ratio = f"{row['nomul_ms']:.3f} ms, onnxruntime {row['onnxruntime_ms']:.3f} ms: {row['ratio']:.2f}x"
-    return f"{row['model']} {_sizes(row['dims'])} threads={row['threads']}: {ratio}"
-
-
-def _print(result: dict[str, Any]) -> None:
-    for when in ("before", "after"):
-        for limit in result[f"limits_{when}"]:
-            rates = f"{limit['gflops']:.0f} GFLOPS, {limit['read_gbs']:.1f} GB/s read"
-            print(f"limits {when}, {limit['threads']} threads: {rates}")
-    columns = ("model", "sizes", "threads", "nomul ms", "onnxruntime ms", "ratio", "rel diff", "library", "compile s")
-    cells = [
-        (
-            row["model"],
-            _sizes(row["dims"]),
-            row["threads"],
-            f"{row['nomul_ms']:.3f}",
-            f"{row['onnxruntime_ms']:.3f}",
-            f"{row['ratio']:.2f}",
-            f"{row['max_rel_diff']:.1e}",
-            size_text(row["library_bytes"]),
-            row["compile_s"],
-        )
-        for row in result["rows"]
-    ]
-    table("", columns, cells)
-    for name, reason in result["skipped"].items():
-        print(f"skipped {name}: {reason}")
 
 
 if __name__ == "__main__":
