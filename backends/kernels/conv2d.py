@@ -108,7 +108,7 @@ class _Convolution:
         self.panels = self.group_panels * geometry.groups
         low = geometry.pixel_tiles.bounds(frame.group.ranges)[0]
         self.shares = min(self.panels, -(-_TILES // max(1, int(low))))
-        self.tile = RegisterTile.of(frame.target, self.group_width)
+        self.tile = RegisterTile.of(frame.target, self.group_width, decoded=w.type.encoding is not None)
         self.output = Output(frame, geometry.node, bias, self.tile.lanes, Dim.of(self.group_width))
         self.weights = buffer_at("weights", stored, frame.pointers[w][0])
         self.decode = linear.weight_decoder(w.type.encoding.name if w.type.encoding else None, frame.target)

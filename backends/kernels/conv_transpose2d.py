@@ -93,7 +93,7 @@ class _Transposed:
         self.channels = (int(w.shape[0]), int(w.shape[1]))
         self.panels = -(-self.channels[1] // PANEL)
         self.strips = ceil_div(ceil_div(node.result.shape[2], self.strides[1]), PIXELS)
-        self.tile = RegisterTile.of(frame.target, self.channels[1])
+        self.tile = RegisterTile.of(frame.target, self.channels[1], decoded=w.type.encoding is not None)
         self.output = Output(frame, node, bias, self.tile.lanes, Dim.of(self.channels[1]))
         self.weights = buffer_at("weights", stored, frame.pointers[w][0])
         self.decode = linear.weight_decoder(w.type.encoding.name if w.type.encoding else None, frame.target)

@@ -170,7 +170,7 @@ class _Linear:
         assert view is not None
         self.frame, self.view, self.anchor = frame, view, anchor
         self.width, self.depth = int(w.shape[0]), int(w.shape[1])
-        self.tile = RegisterTile.of(frame.target, self.width)
+        self.tile = RegisterTile.of(frame.target, self.width, decoded=w.type.encoding is not None)
         self.output = Output(frame, anchor, bias, self.tile.lanes, Dim.of(self.width))
         self.weights = buffer_at("weights", stored, frame.pointers[w][0])
         self.decode = weight_decoder(w.type.encoding.name if w.type.encoding else None, frame.target)
