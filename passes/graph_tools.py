@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import numpy as np
 
 from nomul.ir.graph import Constant, Func, Node, Value, Weight
@@ -23,7 +25,7 @@ def is_known(value: Value | None) -> bool:
     return isinstance(value, Constant | Weight)
 
 
-def is_dense(value: Value | None) -> bool:
+def is_dense(value: Value | None) -> TypeGuard[Weight]:
     """A weight without encoding, whose numbers rules may change."""
     return isinstance(value, Weight) and value.type.encoding is None
 

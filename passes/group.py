@@ -17,7 +17,7 @@ from nomul.passes.epilogue import epilogue
 from nomul.passes.graph_tools import is_elementwise, is_heavy, short_op
 from nomul.passes.prologue import absorb_tree, absorb_views
 
-VIEW_OPERANDS = {"nn.attention": (0, 1, 2), "nn.matmul": (0, 1)}
+VIEW_OPERANDS = {"nn.attention": (0, 1, 2), "nn.matmul": (0, 1), "nn.linear": (0,)}
 TREE_OPERANDS = {"view.concat": None, "view.pad": (0,), "index.gather": (1,)}  # None: all
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nomul.ir.dim import product
 from nomul.ir.graph import Func, Node, Value
 from nomul.passes.graph_tools import is_elementwise, is_view
-from nomul.passes.shapes import strides_through, view_chain
+from nomul.passes.shapes import reshaped_strides, strides_through, view_chain
 
 _CHEAP_FAMILIES = ("arithmetic", "logic")
 _COSTLY_ARITHMETIC = {"ew.div", "ew.floor_div", "ew.mod", "ew.fmod", "ew.pow", "ew.sqrt", "ew.rsqrt", "ew.reciprocal"}
@@ -30,10 +31,15 @@ def absorb_views(func: Func, node: Node, position: int, group: set[Node], taken:
 
 
 def affine(node: Node, position: int, chain: list[Node]) -> bool:
-    """Whether strides describe the chain; attention also needs the elements of a key one behind the other."""
+    """Whether strides describe the chain. Attention also needs the elements of a key one behind the other, a linear
+    layer those of a row, and its rows evenly apart."""
     strides = strides_through(chain)
     if strides is None:
         return False
+    if node.op == "nn.linear":
+        shape = chain[0].result.shape
+        rows = (product(shape[:-1]), shape[-1])
+        return strides[-1] == 1 and reshaped_strides(shape, strides, rows) is not None
     return node.op != "nn.attention" or position != 1 or strides[-1] == 1
 
 
@@ -45,6 +51,13 @@ def inner_views(value: Value) -> list[Node]:
 def inner_views_of(chain: list[Node]) -> list[Node]:
     while chain and chain[-1].op == "view.reshape":
         chain = chain[:-1]
+    return chain
+
+
+def _readable(chain: list[Node]) -> list[Node]:
+    """The part of a chain that a kernel can follow: no slice of an axis that a reshape merged from scattered ones."""
+    while chain and any(view.op == "view.slice" for view in chain) and strides_through(chain) is None:
+        chain = inner_views_of(chain[:-1])
     return chain
 
 
@@ -91,10 +104,12 @@ def absorb_tree(
             continue
         repeated = repeated or _repeats(user, operand)
         if is_view(producer):
-            chain = inner_views(operand) if views else []
+            chain = _readable(inner_views(operand)) if views else []
             repeated = repeated or any(view.op == "view.expand" for view in chain)
             _take_chain(func, user, position, chain, group, taken)
-            todo += [(_above(user, position, len(chain)), 0, repeated)] if chain else []
+            top = _above(user, position, len(chain))
+            above = top.args[0].producer if chain and top.args[0] is not None else None
+            todo += [(top, 0, repeated)] if is_elementwise(above) else []
         elif is_elementwise(producer) and _belongs(func, producer, group, repeated):
             group.add(producer)
             taken.add(producer)

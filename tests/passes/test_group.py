@@ -133,6 +133,18 @@ def test_a_view_with_two_users_is_copied_into_both() -> None:
     assert bodies(grouped(make)) == ["slice exp", "slice neg"]
 
 
+def test_a_slice_of_merged_windows_reads_a_copy() -> None:
+    """Swin rolls its image back behind the windows: rows of merged axes cannot be found by strides."""
+
+    def make(g: Graph) -> Value:
+        windows = g.b.view.transpose(g.input("x", "B", 2, 2, 3, 3, 4), perm=(0, 1, 3, 2, 4, 5))
+        image = g.b.view.reshape(windows, shape=(B, 6, 6, 4))
+        first, last = g.b.view.slice(image, axis=1, stop=2), g.b.view.slice(image, axis=1, start=2, stop=6)
+        return g.b.view.concat(last, first, axis=1)
+
+    assert bodies(grouped(make)) == ["transpose", "reshape", "slice slice concat"]
+
+
 def test_a_costly_small_operand_is_computed_once_and_a_cheap_one_where_it_is_read() -> None:
     def make(op: str):  # type: ignore[no-untyped-def]
         def graph(g: Graph) -> Value:

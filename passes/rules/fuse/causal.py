@@ -118,7 +118,7 @@ class _Judge:
             return "always"
         if array.ndim < 2 or array.shape[-2:] != tuple(size.value for size in self.sizes):
             return "unknown"
-        earlier = np.tri(*array.shape[-2:], dtype=bool)
+        earlier = np.tri(*array.shape[-2:], dtype=np.bool_)
         return "causal" if bool((array == earlier).all()) else "unknown"
 
     def _comparison_verdict(self, node: Node) -> Verdict:
