@@ -7,8 +7,9 @@ from typing import Any
 
 from nomul.frontend.common import DimRequest
 from nomul.frontend.torch.dynamic import Dynamic
-from nomul.frontend.torch.importer import Importer, check_before_running
+from nomul.frontend.torch.importer import Importer
 from nomul.frontend.torch.program import decompose, load_or_export
+from nomul.frontend.torch.support import check_before_running
 from nomul.ir.graph import Module
 
 __all__ = ["import_torch"]

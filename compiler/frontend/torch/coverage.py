@@ -1,4 +1,4 @@
-"""How much of torch's own operator database imports and gives torch's results: `python -m nomul.frontend.torch.coverage`.
+"""How much of torch's own operator database gives torch's results: `python -m nomul.frontend.torch.coverage`.
 
 Every sample of `op_db` becomes a module, is exported, imported, run by the interpreter and compared. The command writes
 docs/torch.md; `--limit N` takes N samples of each operator, `--only NAME` one operator, and then only prints.

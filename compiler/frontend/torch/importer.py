@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import operator
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
 
-from nomul.frontend.common import BAD_NODE, UNSUPPORTED_FORM, UNSUPPORTED_OP, value_name
+from nomul.frontend.common import BAD_NODE, UNSUPPORTED_FORM, value_name
 from nomul.frontend.torch.dtypes import dtype_of
 from nomul.frontend.torch.errors import Unsupported, node_loc, problem
 from nomul.frontend.torch.lazy import Affine, Choice, Lazy, Mask, Uniform
 from nomul.frontend.torch.lowering import Lowering
 from nomul.frontend.torch.naming import output_names
-from nomul.frontend.torch.registry import further_decompositions, handler_of, names_of, rule_of
+from nomul.frontend.torch.registry import handler_of, rule_of
+from nomul.frontend.torch.support import SIZES, is_check, short_name, unsupported_ops
 from nomul.frontend.torch.symbols import Symbols
 from nomul.ir.errors import NomulError, Problem
 from nomul.ir.graph import Func, Module, Value
@@ -25,9 +25,6 @@ from nomul.ir.types import Tensor
 
 # Where and how a tensor lies in memory is ours to decide.
 _IGNORED = ("device", "layout", "pin_memory", "memory_format", "non_blocking")
-_CHECKS = ("_assert", "sym_constrain_range", "_print")
-_INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast", "tag_activation_checkpoint")
-_SIZES = torch.SymInt | torch.SymFloat | torch.SymBool
 
 
 class Importer:
@@ -70,7 +67,7 @@ class Importer:
             if isinstance(fake, torch.Tensor):
                 shape = self.lowering.symbols.shape(fake.shape)
                 return Value(value_name(node.name), Tensor(dtype_of(fake.dtype), shape))
-            if isinstance(fake, _SIZES):
+            if isinstance(fake, SIZES):
                 raise Unsupported(UNSUPPORTED_FORM, "a size as an input of the model is not supported", "pass a tensor")
             return fake
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
@@ -121,7 +118,7 @@ class Importer:
         args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
         if any(value is _UNKNOWN for value in _leaves((args, kwargs))):
             return _UNKNOWN
-        name = _short_name(node.target)
+        name = short_name(node.target)
         self.lowering.node = node
         self.lowering.b.loc = node_loc(node, name)
         return self._guarded(node, name, lambda: self._lower(node, args, kwargs))
@@ -138,13 +135,13 @@ class Importer:
 
     def _lower(self, node: torch.fx.Node, args: Any, kwargs: dict[str, Any]) -> Any:
         result = node.meta.get("val")
-        if isinstance(result, _SIZES | int | float):
+        if isinstance(result, SIZES | int | float):
             return self._size(result)
         if node.target is operator.getitem:
             return self._part(args[0], args[1])
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             return self._inline(node, args)
-        if names_of(node.target)[1].startswith(_CHECKS):
+        if is_check(node.target):
             return None
         return self._call(node.target, args, {key: value for key, value in kwargs.items() if key not in _IGNORED})
 
@@ -196,61 +193,6 @@ class Importer:
 _UNKNOWN = object()
 
 
-def check_before_running(program: torch.export.ExportedProgram) -> None:
-    """Refuse operators that have neither a lowering nor a decomposition. torch runs the others on fake tensors when it
-    decomposes them, so nothing else may come that far. Raises NomulError."""
-    table = {*torch.export.default_decompositions(), *further_decompositions()}
-    problems = unsupported_ops(program, lambda target: _decomposes(target, table))
-    if problems:
-        raise NomulError.many(problems)
-
-
-def _decomposes(target: Any, table: Any) -> bool:
-    """Whether torch can express an operator without lowering by others. One that writes in place has a pure twin."""
-    if target in table or target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
-        return True
-    name = names_of(target)[1]
-    if not (target._schema.is_mutable and target.namespace == "aten" and name.endswith("_")):
-        return False
-    twin = getattr(torch.ops.aten, name[:-1], None)
-    overloads = [] if twin is None else [getattr(twin, overload) for overload in twin.overloads()]
-    return any(handler_of(overload) is not None or overload in table for overload in overloads)
-
-
-def unsupported_ops(
-    program: torch.export.ExportedProgram, accept: Callable[[Any], bool] = lambda target: False
-) -> list[Problem]:
-    """One problem for each operator without a lowering: how often, first where. accept: OpOverloads to let pass."""
-    first: dict[str, torch.fx.Node] = {}
-    counts: Counter[str] = Counter()
-    for graph_module in program.graph_module.modules():
-        if not isinstance(graph_module, torch.fx.GraphModule):
-            continue
-        for node in graph_module.graph.nodes:
-            if node.op == "call_function" and not _is_known(node, accept):
-                name = str(node.target)
-                counts[name] += 1
-                first.setdefault(name, node)
-    return [_unknown_op(name, node, counts[name]) for name, node in first.items()]
-
-
-def _is_known(node: torch.fx.Node, accept: Callable[[Any], bool]) -> bool:
-    target = node.target
-    if isinstance(node.meta.get("val"), _SIZES | int | float) or target is operator.getitem:
-        return True
-    if isinstance(target, torch._ops.HigherOrderOperator):
-        return target.name() in _INLINED
-    if not isinstance(target, torch._ops.OpOverload):
-        return False
-    return names_of(target)[1].startswith(_CHECKS) or handler_of(target) is not None or accept(target)
-
-
-def _unknown_op(name: str, node: torch.fx.Node, count: int) -> Problem:
-    times = "once" if count == 1 else f"{count} times"
-    help = "see docs/torch.md for the operators that have one"
-    return problem(node, _short_name(node.target), UNSUPPORTED_OP, f"no lowering for {name}, used {times}", help)
-
-
 def _mutation(spec: Any) -> Problem:
     what = spec.target or spec.arg.name
     return Problem(
@@ -258,10 +200,6 @@ def _mutation(spec: Any) -> Problem:
         f"the model writes to '{what}' ({spec.kind.name.lower().replace('_', ' ')})",
         help="a compiled model keeps no state: call model.eval(), return the new value instead, or use use_cache=False",
     )
-
-
-def _short_name(target: Any) -> str:
-    return target._schema.name.split("::")[1] if isinstance(target, torch._ops.OpOverload) else target.__name__
 
 
 def _leaves(args: Any) -> list[Any]:

@@ -15,6 +15,7 @@ from nomul.frontend.torch.archive import load_program
 from nomul.frontend.torch.dynamic import Dynamic
 from nomul.frontend.torch.errors import source_line
 from nomul.frontend.torch.registry import further_decompositions, handler_of
+from nomul.frontend.torch.support import is_plain
 from nomul.ir.errors import NomulError
 
 _NO_TORCH_EXPORT = "see the message of torch.export below with --traceback"
@@ -94,6 +95,8 @@ def _export_error(error: Exception) -> NomulError:
 
 def decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The program in terms of the operators that have a lowering, as far as torch can decompose into them."""
+    if is_plain(program):
+        return program
     table = torch.export.default_decompositions()
     for target in list(table):
         if isinstance(target, torch._ops.OpOverload) and handler_of(target) is not None:

@@ -69,12 +69,12 @@ def fmod(g: Lowering, x: Operand, y: Operand) -> Any:
     return _binary(g, "ew.fmod", x, y)
 
 
-@aten("maximum", lazy=True)
+@aten("maximum", "max.other", lazy=True)
 def maximum(g: Lowering, x: Operand, y: Operand) -> Any:
     return _binary(g, "ew.max", x, y, "ew.or")
 
 
-@aten("minimum", lazy=True)
+@aten("minimum", "min.other", lazy=True)
 def minimum(g: Lowering, x: Operand, y: Operand) -> Any:
     return _binary(g, "ew.min", x, y, "ew.and")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from nomul.frontend.torch.dtypes import common_dtype, dtype_of
+from nomul.frontend.torch.dtypes import common_dtype
 from nomul.frontend.torch.lazy import (
     ZERO,
     Affine,
@@ -211,9 +211,9 @@ def _triangle(g: Lowering, x: Operand, diagonal: int, sign: int) -> Lazy | None:
     return choose(g.dtype(), mask, x.number, zero, g.ranges)
 
 
-@rule("_to_copy")
-def convert(g: Lowering, x: Operand, dtype: torch.dtype | None = None) -> Lazy | None:
-    return _as_type(g, x, g.dtype() if dtype is None else dtype_of(dtype))
+@rule("_to_copy", "to", "type_as")
+def convert(g: Lowering, x: Operand, *unused: Any, **ignored: Any) -> Lazy | None:
+    return _as_type(g, x, g.dtype())
 
 
 def _converted(number: Any, dtype: DType) -> Any:

@@ -40,8 +40,8 @@ def _on_bounds(g: Lowering, x: Operand, change: Any) -> Lazy | None:
     return Mask(g.shape(), tuple(bound for bound in map(as_affine, bounds) if bound is not None))
 
 
-@rule("unsqueeze", "squeeze", "view", "reshape", "_unsafe_view")
-def reshape(g: Lowering, x: Operand, *unused: Any) -> Lazy | None:
+@rule("unsqueeze", "squeeze", "view", "reshape", "_unsafe_view", "view_as", "reshape_as")
+def reshape(g: Lowering, x: Operand, *unused: Any, **ignored: Any) -> Lazy | None:
     """Only axes of size 1 come and go."""
     shape = g.shape()
 
@@ -69,8 +69,8 @@ def _reshaped_mask(g: Lowering, x: Mask, shape: Shape, change: Any) -> Mask | No
     return Mask(shape, tuple(bound for bound in map(as_affine, bounds) if bound is not None), x.tensor)
 
 
-@rule("expand")
-def expand(g: Lowering, x: Operand, size: Sequence[Any], implicit: bool = False) -> Lazy | None:
+@rule("expand", "expand_as", "broadcast_to")
+def expand(g: Lowering, x: Operand, size: Any, implicit: bool = False) -> Lazy | None:
     shape = g.shape()
     if isinstance(x, Mask):
         bounds = tuple(_lead(bound, shape) for bound in x.bounds)

@@ -62,6 +62,24 @@ def convolution(
     return g.reshape(y, shape)
 
 
+@aten("conv1d.default", "conv2d.default")
+def conv(
+    g: Lowering,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Value:
+    """With or without a batch axis."""
+    sizes = [[value] if isinstance(value, int) else value for value in (stride, padding, dilation)]
+    if x.type.rank < weight.type.rank:
+        x = g.reshape(x, (ONE, *x.shape))
+    return convolution(g, x, weight, bias, *sizes, transposed=False, output_padding=[0], groups=groups)
+
+
 def _fit(g: Lowering, y: Value, shape: tuple[Dim, ...]) -> Value:
     """Drop the last window of a `ceil_mode` that would start in the padding, as torch does."""
     for axis in (2, 3):

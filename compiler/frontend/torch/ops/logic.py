@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from nomul.frontend.torch.dtypes import common_dtype, dtype_of
+from nomul.frontend.torch.dtypes import common_dtype
 from nomul.frontend.torch.lowering import Lowering, Operand
 from nomul.frontend.torch.registry import aten
 from nomul.ir.graph import Value
@@ -107,11 +107,12 @@ def select(g: Lowering, condition: Operand, x: Operand, y: Operand, dtype: DType
     return g.expand(g.b.ew.where(*parts), shape)
 
 
-@aten("_to_copy", lazy=True)
-def convert(g: Lowering, x: Operand, dtype: torch.dtype | None = None) -> Any:
-    return g.value(x, g.dtype() if dtype is None else dtype_of(dtype))
+@aten("_to_copy", "to", "type_as", lazy=True)
+def convert(g: Lowering, x: Operand, *unused: Any, **ignored: Any) -> Any:
+    """torch has already worked out the type."""
+    return g.value(x, g.dtype())
 
 
 @aten("prims.convert_element_type", lazy=True)
 def convert_element_type(g: Lowering, x: Operand, dtype: torch.dtype) -> Any:
-    return convert(g, x, dtype=dtype)
+    return convert(g, x)

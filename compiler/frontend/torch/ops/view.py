@@ -37,14 +37,24 @@ def dropout(g: Lowering, x: Value, p: float, train: bool) -> Value:
     return x
 
 
-@aten("view", "reshape", "_unsafe_view", "view_copy", "_reshape_copy", "unsqueeze", "unsqueeze_copy", "flatten")
+@aten(
+    "view",
+    "reshape",
+    "_unsafe_view",
+    "view_copy",
+    "_reshape_copy",
+    "unsqueeze",
+    "unsqueeze_copy",
+    "view_as",
+    "reshape_as",
+)
 def reshape(g: Lowering, x: Value, *unused: Any, **ignored: Any) -> Value:
     """torch has already worked out the shape."""
     return g.reshape(x, g.shape())
 
 
-@aten("squeeze", "squeeze_copy")
-def squeeze(g: Lowering, x: Value, *unused: Any) -> Value:
+@aten("squeeze", "squeeze_copy", "flatten", "unflatten", "ravel")
+def squeeze(g: Lowering, x: Value, *unused: Any, **ignored: Any) -> Value:
     return g.reshape(x, g.shape())
 
 
@@ -68,8 +78,8 @@ def t(g: Lowering, x: Value) -> Value:
     return x if x.type.rank < 2 else transpose(g, x, -2, -1)
 
 
-@aten("expand", "expand_copy")
-def expand(g: Lowering, x: Value, size: Sequence[Any], implicit: bool = False) -> Value:
+@aten("expand", "expand_copy", "expand_as", "broadcast_to")
+def expand(g: Lowering, x: Value, size: Any, implicit: bool = False) -> Value:
     return g.expand(x, g.shape())
 
 
