@@ -1,7 +1,7 @@
 """From TIRx functions to machine code: plain C symbols in one relocatable object, with no other symbol needed.
 
-The passes are those of TVM's default s_tir list that our functions need, without those that wrap a function for TVM's
-own runtime.
+Kernels have pointer parameters and flat buffers, so few of TVM's passes are needed, and none that wraps a function for
+TVM's own runtime.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import tvm
-from tvm import s_tir, tirx
-from tvm.s_tir.stmt import SBlockRealize
+from tvm import tirx
 
 from nomul.backends.target import Target
 
@@ -49,46 +48,12 @@ def _generate(lowered: Any, target: Target) -> Any:
 
 
 def _lowered(functions: Mapping[str, Any], target: Target) -> Any:
-    scheduled = {name: function for name, function in functions.items() if _has_blocks(function.body)}
-    written = {name: function for name, function in functions.items() if name not in scheduled}
-    module = tvm.IRModule({})
+    named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
     with tvm.transform.PassContext(opt_level=3), llvm_target(target):
-        for group, passes in ((scheduled, [*_block_passes(), *_final_passes()]), (written, _final_passes())):
-            named = {name: function.with_attr("global_symbol", name) for name, function in group.items()}
-            part = tirx.transform.BindTarget(llvm_target(target))(tvm.IRModule(named))
-            module.update(tvm.ir.transform.Sequential(passes)(part))
-    return module
+        module = tirx.transform.BindTarget(llvm_target(target))(tvm.IRModule(named))
+        return tvm.ir.transform.Sequential(_passes())(module)
 
 
-def _has_blocks(statement: Any) -> bool:
-    """Whether a function comes from tensor expressions: their blocks and many-dimensional buffers need more passes."""
-    if isinstance(statement, tirx.SeqStmt):
-        return any(_has_blocks(part) for part in statement)
-    return isinstance(statement, SBlockRealize)
-
-
-def _block_passes() -> list[Any]:
-    return [
-        s_tir.transform.CanonicalizeLoop(),
-        s_tir.transform.LowerInitBlock(),
-        s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
-        s_tir.transform.ConvertBlocksToOpaque(),
-        s_tir.transform.CompactBufferAllocation(),
-        s_tir.transform.LowerMatchBuffer(),
-        s_tir.transform.StmtSimplify(),
-        s_tir.transform.LowerOpaqueBlock(),
-        tirx.transform.FlattenBuffer(),
-        tirx.transform.BF16ComputeLegalize(),
-        s_tir.transform.LoopPartition(),
-        s_tir.transform.HoistIfThenElse(),
-        s_tir.transform.RenormalizeSplitPattern(),
-        tirx.transform.StmtSimplify(),
-        tirx.transform.RemoveNoOp(),
-        s_tir.transform.RewriteUnsafeSelect(),
-        tirx.transform.CommonSubexprElim(),
-    ]
-
-
-def _final_passes() -> list[Any]:
-    """All that a hand-written function needs: TVM's simplifiers are slow on chains of bound values."""
+def _passes() -> list[Any]:
+    """All that kernels need: TVM's simplifiers are slow on chains of bound values, and LLVM does that work anyway."""
     return [tirx.transform.VectorizeLoop(True), tirx.transform.UnrollLoop(), tirx.transform.LowerIntrin()]

@@ -54,7 +54,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """ratio: our time divided by onnxruntime's.  of_peak: our rate divided by the larger peak measured before and after."""
+    """ratio: our time by onnxruntime's.  of_peak: our rate by the larger of the peaks measured before and after."""
 
     case: str
     kernel: str
