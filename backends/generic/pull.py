@@ -138,7 +138,9 @@ class Pull:
     def know(self, values: Sequence[Value], index: Index, elements: Sequence[Expr]) -> None:
         """Enter elements that a line has computed."""
         for value, element in zip(values, elements, strict=True):
-            self._found[-1][value, index_key(index)] = bind(element)
+            known = bind(element)
+            for place in (index, broadcast_index(index, value.shape)):  # readers may write 0 on axes of size 1
+                self._found[-1][value, index_key(place)] = known
 
     @contextmanager
     def scope(self) -> Iterator[None]:
