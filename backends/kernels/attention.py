@@ -44,6 +44,8 @@ def refusal(group: Group) -> str | None:
         return "the result is not the attention's"
     if any(value is not None and value.dtype not in (DType.F32, DType.BOOL) for value in anchor.args):
         return "operands are not f32"
+    if any(value is not None and value.shape[3].value is None for value in anchor.args[:3]):
+        return "the size of a head is symbolic"
     views = [resolve(value) for value in anchor.args if value is not None]
     if any(view is None for view in views):
         return "an operand is not an affine view"

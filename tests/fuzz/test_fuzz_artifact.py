@@ -11,9 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from nomul.ir.interpreter import run
 from nomul.ir.text import print_module
-from nomul.ir.types import DType
 
-DTYPES = (DType.F32, DType.F32, DType.F32, DType.I64, DType.I32, DType.BOOL)
 # A graph takes a second to compile: a failing one is shown as it is drawn, not made smaller.
 FEW = settings(
     max_examples=12,
@@ -38,13 +36,13 @@ def compare(drawn: Drawn) -> None:
 
 
 @FEW
-@given(modules(dtypes=DTYPES, smooth=True, calls=False))
+@given(modules(smooth=True, calls=False))
 def test_artifact_computes_what_the_interpreter_does(drawn: Drawn) -> None:
     compare(drawn)
 
 
 @pytest.mark.slow
 @settings(FEW, max_examples=200)
-@given(modules(dtypes=DTYPES, smooth=True, calls=False))
+@given(modules(smooth=True, calls=False))
 def test_many_artifacts(drawn: Drawn) -> None:
     compare(drawn)

@@ -11,9 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 import nomul
 from nomul.ir.interpreter import run
 from nomul.ir.text import print_module
-from nomul.ir.types import DType
 
-DTYPES = (DType.F32, DType.F32, DType.F32, DType.I64, DType.I32, DType.BOOL)
 FEW = settings(
     max_examples=40,
     deadline=None,
@@ -35,13 +33,13 @@ def compare(drawn: Drawn) -> None:
 
 
 @FEW
-@given(modules(dtypes=DTYPES, smooth=True))
+@given(modules(smooth=True))
 def test_passes_keep_results(drawn: Drawn) -> None:
     compare(drawn)
 
 
 @pytest.mark.slow
 @settings(FEW, max_examples=500)
-@given(modules(dtypes=DTYPES, smooth=True))
+@given(modules(smooth=True))
 def test_passes_keep_results_of_many(drawn: Drawn) -> None:
     compare(drawn)
