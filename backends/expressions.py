@@ -6,6 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from nomul.backends import tvm_alone  # noqa: F401  (before tvm)
+
+# isort: split
+
 from tvm import tirx
 from tvm.ir import TensorLoad
 from tvm.script.ir_builder import IRBuilder

@@ -11,6 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from nomul.backends import tvm_alone  # noqa: F401  (before tvm)
+
+# isort: split
+
 import tvm
 from tvm import tirx
 
