@@ -9,7 +9,7 @@ from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
 from nomul.backends.kernels.affine import NOTHING, NotAffine, Space, flat
 from nomul.backends.kernels.nest import Part, TilePlan, collapsed, grain, plan_tiles
-from nomul.backends.kernels.part_code import Code, PartCode, emit_parts
+from nomul.backends.kernels.part_code import Code, Elements, PartCode, emit_parts
 from nomul.backends.kernels.terms import Lookup, Read, Special, Walk, with_splits
 from nomul.backends.kernels.transpose import CrossCode, CrossPlan, plan_crosswise
 from nomul.backends.registry import Built
@@ -93,7 +93,9 @@ def _plan(group: Group, part: Part) -> TilePlan | CrossPlan:
 
 
 def _code(frame: KernelFrame, part: Part, plan: TilePlan | CrossPlan) -> Code:
-    return CrossCode(frame, part, plan) if isinstance(plan, CrossPlan) else PartCode(frame, part, plan)
+    if isinstance(plan, CrossPlan):
+        return CrossCode(frame, part, plan)
+    return PartCode(frame, plan, part.forms, Elements(frame, part, plan.loops[-1]))
 
 
 def shareable(group: Group, part: Part) -> tuple[int, ...]:

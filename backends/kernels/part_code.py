@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 from tvm import tirx
@@ -12,8 +11,9 @@ from nomul.backends.emit import emit, literal, widen
 from nomul.backends.frame import KernelFrame, split_index
 from nomul.backends.kernels.affine import NOTHING, ONE, Form
 from nomul.backends.kernels.nest import Loop, Part, Plan, TilePlan
-from nomul.backends.kernels.terms import Compute, Literal, Lookup, Read, Term, element_bytes
-from nomul.backends.tir.body import index, let, loop, when
+from nomul.backends.kernels.pieces import if_bit, steps
+from nomul.backends.kernels.terms import Compute, Given, Literal, Lookup, Read, Term, element_bytes
+from nomul.backends.tir.body import index, let, loop
 from nomul.ir.dim import Dim
 
 Expr = Any
@@ -33,7 +33,7 @@ def emit_parts(frame: KernelFrame, parts: Sequence[Code]) -> None:
 
 
 class Code(Protocol):
-    """How a part is computed."""
+    """Emits a tile of a part."""
 
     @property
     def plan(self) -> Plan: ...
@@ -41,17 +41,23 @@ class Code(Protocol):
     def tile(self, number: Expr) -> None: ...
 
 
-class PartCode:
-    """Emits one part. The last loop of the plan is the vectorised one."""
+class Rows(Protocol):
+    """Emits what happens along the last loop."""
 
-    def __init__(self, frame: KernelFrame, part: Part, plan: TilePlan) -> None:
-        self.frame, self.part, self.plan = frame, part, plan
-        self.elements = Elements(frame, part, plan.loops[-1])
+    def row(self, bases: Bases, count: Expr | None) -> None:
+        """`count` indices of the loop (None: all), from the places `bases` on."""
+
+
+class PartCode:
+    """Emits the loops of a plan but the last one, which is for `rows`. forms: the places to keep track of."""
+
+    def __init__(self, frame: KernelFrame, plan: TilePlan, forms: Sequence[Form], rows: Rows) -> None:
+        self.frame, self.plan, self.forms, self.rows = frame, plan, forms, rows
 
     def tile(self, number: Expr) -> None:
         """All elements of one tile."""
         indices = split_index(number, [self.frame.size(count) for count in self.plan.counts])
-        bases = {form: self.frame.size(form.offset) for form in self.part.forms}
+        bases = {form: self.frame.size(form.offset) for form in self.forms}
         for cut, place in zip(self.plan.loops[: self.plan.cut], indices, strict=False):
             bases = moved(self.frame, bases, cut, place)
         self._loops(self.plan.cut, bases, self._run(indices[-1]) if self.plan.chunk is not None else None)
@@ -66,7 +72,7 @@ class PartCode:
         current = self.plan.loops[number]
         start, count = run or (index(0), None)
         if number == len(self.plan.loops) - 1:
-            self.elements.row(moved(self.frame, bases, current, start) if run else bases, count)
+            self.rows.row(moved(self.frame, bases, current, start) if run else bases, count)
             return
         with loop("i", self.frame.size(current.size) if count is None else count, start) as place:
             self._loops(number + 1, moved(self.frame, bases, current, place), None)
@@ -89,22 +95,23 @@ class Elements:
         self.lanes = lanes or vector_lanes(frame, part.term, along.size)
         self.still = {term for term in part.terms if not self._varies(term)}
 
-    def row(self, bases: Bases, count: Expr | None, known: dict[Term, Expr] | None = None) -> None:
-        """`count` elements along the loop (None: all), from the places `bases` on."""
-        known = dict(known or {})
-        bases = dict(bases)
-        self.prepare(bases, known)
+    def row(self, bases: Bases, count: Expr | None) -> None:
+        """Computes and stores elements."""
+        bases, known = self.prepare(bases)
         for piece, lanes in self._pieces(count):
             with piece as place:
-                self._store(place, lanes, bases, known)
+                self.store(place, lanes, bases, known)
 
-    def prepare(self, bases: Bases, known: dict[Term, Expr]) -> None:
-        """What does not change along the loop, once; also the places of the rows that are looked up."""
+    def prepare(self, bases: Bases) -> tuple[Bases, dict[Term, Expr]]:
+        """What does not change along the loop, computed once; also the places of the rows that are looked up."""
+        bases = dict(bases)
+        known: dict[Term, Expr] = {}
         for term in self.part.terms:
-            if isinstance(term, Lookup) and term.index in self.still and term not in known:
+            if isinstance(term, Lookup) and term.index in self.still:
                 bases[term] = self._row_base(term, bases, self.value(term.index, index(0), 1, bases, known))
-            if term in self.still and term not in known:
+            if term in self.still:
                 known[term] = self.value(term, index(0), 1, bases, known)
+        return bases, known
 
     def value(self, term: Term, place: Expr, lanes: int, bases: Bases, known: dict[Term, Expr]) -> Expr:
         """The compute value of a term at a place along the loop, or those of it and its neighbours."""
@@ -117,9 +124,18 @@ class Elements:
 
         return visit(term)
 
+    def store(self, place: Expr, lanes: int, bases: Bases, known: dict[Term, Expr]) -> None:
+        """Compute and store elements from a place along the loop on."""
+        value = self.value(self.part.term, place, lanes, bases, known)
+        moves = self.along.step(self.part.place) != NOTHING
+        self.frame.write_flat(
+            0, self._at(bases[self.part.place], self.part.place, place, lanes), widen(value, lanes if moves else 1)
+        )
+
     # -- parts -------------------------------------------------------------------------------------------------
     def _varies(self, term: Term) -> bool:
-        return any(self.along.step(form) != NOTHING for form in term.forms) or any(map(self._varies, term.parts))
+        moves = any(self.along.step(form) != NOTHING for form in term.forms)
+        return moves or isinstance(term, Given) or any(map(self._varies, term.parts))
 
     def _made(self, term: Term, visit: Callable[[Term], Expr], place: Expr, lanes: int, bases: Bases) -> Expr:
         if isinstance(term, Literal):
@@ -160,13 +176,6 @@ class Elements:
         stride = self.frame.size(step)
         return _places(base + place * stride, stride, lanes)
 
-    def _store(self, place: Expr, lanes: int, bases: Bases, known: dict[Term, Expr]) -> None:
-        value = self.value(self.part.term, place, lanes, bases, known)
-        moves = self.along.step(self.part.place) != NOTHING
-        self.frame.write_flat(
-            0, self._at(bases[self.part.place], self.part.place, place, lanes), widen(value, lanes if moves else 1)
-        )
-
     def _pieces(self, count: Expr | None) -> Iterator[tuple[Any, int]]:
         """Blocks of code that cover the loop: (context that gives the place, lanes)."""
         size, lanes = self.along.size.value, self.lanes
@@ -175,29 +184,29 @@ class Elements:
             yield from self._static_pieces(size)
             return
         whole = let("whole", tirx.truncdiv(amount, index(lanes)))
-        yield _steps(whole, lanes, index(0)), lanes
+        yield steps(whole, lanes, index(0)), lanes
         if lanes == 1 or (size is not None and size % lanes == 0):
             return
         done = let("done", whole * lanes)
         rest = let("rest", amount - done)
         if not self._is_cheap:
-            yield _steps(rest, 1, done), 1
+            yield steps(rest, 1, done), 1
             return
         while lanes > 1:
             lanes //= 2
-            yield _if_bit(rest, lanes, done), lanes
+            yield if_bit(rest, lanes, done), lanes
 
     def _static_pieces(self, size: int) -> Iterator[tuple[Any, int]]:
         lanes = self.lanes
-        yield _steps(index(size // lanes), lanes, index(0)), lanes
+        yield steps(index(size // lanes), lanes, index(0)), lanes
         done, rest = size // lanes * lanes, size % lanes
         if not self._is_cheap and rest:
-            yield _steps(index(rest), 1, index(done)), 1
+            yield steps(index(rest), 1, index(done)), 1
             return
         while done < size:
             while lanes > size - done:
                 lanes //= 2
-            yield _steps(index(1), lanes, index(done)), lanes
+            yield steps(index(1), lanes, index(done)), lanes
             done += lanes
 
     @property
@@ -215,20 +224,3 @@ def vector_lanes(frame: KernelFrame, term: Term, size: Dim) -> int:
 
 def _places(first: Expr, stride: Expr, lanes: int) -> Expr:
     return first if lanes == 1 else tirx.Ramp(first, stride, lanes)
-
-
-@contextmanager
-def _steps(count: Expr, step: int, start: Expr) -> Iterator[Expr]:
-    """Places start, start + step, ... , `count` of them."""
-    if isinstance(count, tirx.IntImm) and count.value == 1:
-        yield start
-        return
-    with loop("piece", count) as number:
-        yield let("place", start + number * step)
-
-
-@contextmanager
-def _if_bit(rest: Expr, lanes: int, done: Expr) -> Iterator[Expr]:
-    """The place of a narrower vector, where the binary digits of what is left have one of this size."""
-    with when(tirx.NE(tirx.bitwise_and(rest, index(lanes)), index(0))):
-        yield let("place", done + tirx.bitwise_and(rest, index(-2 * lanes)))
