@@ -71,6 +71,10 @@ _FUNCTIONS = frozenset(
         "Not",
     )
 )
+_ARGUMENTS = re.compile(
+    r"as_(none|name|expr|graph|device|layout|memory_format|scalar_type|complex|nested_tensors|int_lists"
+    r"|(sym_)?(int|float|bool)s?|strings?|(optional_)?tensors?)"
+)
 _POWERS = ("Pow", "PowByNatural", "FloatPow")
 _MAX_TEXT, _MAX_POWERS, _MAX_EXPONENT = 20_000, 8, 4
 
@@ -130,6 +134,9 @@ def _clean(value: Any, key: str = "") -> Any:
         return {"type": "cpu", "index": None}
     if key == "metadata":
         return {name: text for name, text in value.items() if name in _KEPT_METADATA and isinstance(text, str)}
+    for name in value:
+        if name.startswith("as_"):
+            _match(_ARGUMENTS, name, "kind of argument")
     if key in ("tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values", "range_constraints"):
         for name in value:
             _match(_IDENTIFIER, name, "name")
@@ -143,8 +150,6 @@ def _text(text: str, key: str) -> str:
         return _match(_TARGET, text, "operator")
     if key == "expr_str":
         return check_expression(text)
-    if key in ("custom_obj_name", "class_fqn"):
-        raise NomulError(BAD_SOURCE, "the program holds objects of classes, which are never loaded")
     return text
 
 
