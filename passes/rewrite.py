@@ -45,23 +45,25 @@ class Rewrite(Pass):
         for node in list(func.nodes):
             if not _alive(func, node):
                 continue
-            for rule in self._by_op.get(node.op, ()):
-                if self._apply(module, func, node, rule, misses):
-                    fired.append(rule.name)
-                    break
+            rules = self._by_op.get(node.op, ())
+            g = Rewriter(module, func, node)
+            rule = next((rule for rule in rules if _apply(rule, g, func, node, misses)), None)
+            if rule is not None:
+                fired.append(rule.name)
         return fired
 
-    def _apply(self, module: Module, func: Func, node: Node, rule: Rule, misses: list[Miss]) -> bool:
-        g = Rewriter(module, func, node)
-        try:
-            new = rule.attempt(g, node, misses)
-            if new is None:
-                g.discard()
-                return False
-            _replace(func, node, new, g)
-            return True
-        except Exception as error:
-            raise RuleCrash(rule.name, str(node.results[0]), node.loc, error) from error
+
+def _apply(rule: Rule, g: Rewriter, func: Func, node: Node, misses: list[Miss]) -> bool:
+    """Whether the rule fired; what it built in vain is gone."""
+    try:
+        new = rule.attempt(g, node, misses)
+        if new is None:
+            g.discard()
+            return False
+        _replace(func, node, new, g)
+        return True
+    except Exception as error:
+        raise RuleCrash(rule.name, str(node.results[0]), node.loc, error) from error
 
 
 def _alive(func: Func, node: Node) -> bool:

@@ -79,7 +79,8 @@ class PassRunner:
         return module
 
     def apply(self, module: Module, item: Pass, phase: str = "opt") -> Module:
-        """The module after one pass, verified, checked, recorded and dumped. The given module stays as it is."""
+        """The module after one pass, verified, checked, recorded and dumped. The given module stays as it is, and is
+        the result where the pass changes nothing."""
         before = self._text or print_module(module)
         copy, report, start = module.clone(), Report(), time.perf_counter()
         try:
@@ -92,9 +93,12 @@ class PassRunner:
             message = f"pass '{item.name}' crashed: {type(error).__name__}: {error}"
             raise NomulError("NM450", message, help=_BUG) from error
         spent = (time.perf_counter() - start) * 1e3
-        self._verify(copy, item, report)
         self._text = print_module(copy)
         changed = self._text != before
+        if not changed:
+            copy = module
+        else:
+            self._verify(copy, item, report)
         nodes = sum(len(func.nodes) for func in copy.funcs.values())
         self.records.append(PassRecord(item.name, phase, spent, nodes, changed, report))
         self._dump_pass(item.name, before if changed else None)
