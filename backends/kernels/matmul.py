@@ -21,6 +21,7 @@ from nomul.backends.tir.body import buffer_at, index, let, loop, opaque, store
 from nomul.backends.tir.gemm import InnerKernel, Panel, Reduction, Rows
 from nomul.backends.tir.output import Output, Part, Place, column_pieces
 from nomul.backends.tir.register_tile import PANEL, RegisterTile
+from nomul.backends.tir.transposition import transposed
 from nomul.backends.tir.vectors import load, store_vector
 from nomul.backends.views import View, resolve
 from nomul.ir.dim import Dim, ceil_div, product
@@ -116,20 +117,50 @@ class _Matmul:
     def _pack(self, batch: list[Expr], first: Expr, used: Expr, depth: Expr) -> None:
         """The panel of columns [first, first + used) into scratch; what is behind them stays unused."""
         down, across = self.right.strides[-2:]
-        buffer = self.frame.buffer(self.right.param)
-        step = self.frame.size(down)
-        start = let("source", self._start(self.right, self.batches[1], batch) + first * self.frame.size(across))
+        start = self._start(self.right, self.batches[1], batch)
+        start = let("start", start + first * self.frame.size(across))
         if across == Dim.of(1):
-            with loop("k", depth) as k:
-                source, target = let("source", start + k * step), let("target", k * PANEL + ROWS * PANEL)
-                for piece, lanes in column_pieces(self.sizes[1], self.tile.lanes, PANEL, used):
-                    with piece as offset:
-                        store_vector(self.scratch, target + offset, load(buffer, source + offset, lanes))
-            return
-        with loop("column", used) as column:
-            source = let("source", start + column * self.frame.size(across))
-            with loop("k", depth) as k:
-                store(self.scratch, k * PANEL + column + ROWS * PANEL, buffer[source + k * step])
+            self._pack_rows(start, used, depth)
+        elif down == Dim.of(1):
+            self._pack_columns(start, used, depth)
+        else:
+            self._pack_elements(start, index(0), used, index(0), depth)
+
+    def _pack_rows(self, start: Expr, used: Expr, depth: Expr) -> None:
+        """Of an operand whose rows are contiguous."""
+        buffer, step = self.frame.buffer(self.right.param), self.frame.size(self.right.strides[-2])
+        with loop("k", depth) as k:
+            source, target = let("source", start + k * step), let("target", k * PANEL + ROWS * PANEL)
+            for piece, lanes in column_pieces(self.sizes[1], self.tile.lanes, PANEL, used):
+                with piece as offset:
+                    store_vector(self.scratch, target + offset, load(buffer, source + offset, lanes))
+
+    def _pack_columns(self, start: Expr, used: Expr, depth: Expr) -> None:
+        """Of an operand whose columns are contiguous: square blocks, transposed in registers, and what is left over."""
+        buffer, stride, side = (
+            self.frame.buffer(self.right.param),
+            self.frame.size(self.right.strides[-1]),
+            self.tile.lanes,
+        )
+        blocks_across = let("blocks", tirx.truncdiv(used, index(side)))
+        blocks_down = let("blocks", tirx.truncdiv(depth, index(side)))
+        with loop("across", blocks_across) as across, loop("down", blocks_down) as down:
+            column, k = let("column", across * side), let("k", down * side)
+            source = let("source", start + column * stride + k)
+            rows = [let("row", load(buffer, source + number * stride, side)) for number in range(side)]
+            for number, vector in enumerate(transposed(rows)):
+                store_vector(self.scratch, (k + number) * PANEL + column + ROWS * PANEL, vector)
+        self._pack_elements(start, index(0), blocks_across * side, blocks_down * side, depth)
+        self._pack_elements(start, blocks_across * side, used, index(0), depth)
+
+    def _pack_elements(self, start: Expr, column: Expr, columns: Expr, row: Expr, rows: Expr) -> None:
+        """Columns [column, columns) of rows [row, rows), one by one."""
+        buffer = self.frame.buffer(self.right.param)
+        down, across = (self.frame.size(stride) for stride in self.right.strides[-2:])
+        with loop("column", columns - column, column) as c:
+            source = let("source", start + c * across)
+            with loop("k", rows - row, row) as k:
+                store(self.scratch, k * PANEL + c + ROWS * PANEL, buffer[source + k * down])
 
     def _chunk(self, inner: InnerKernel, batch: list[Expr], row: Expr, left: Expr, first: Expr, used: Expr) -> None:
         """Up to 24 rows times the panel."""
