@@ -11,7 +11,6 @@ from tvm import tirx
 
 from nomul.backends.emit import compute_type, lanes_of
 from nomul.backends.mathlib import bind, constant
-from nomul.backends.tir.body import let
 from nomul.ir.graph import Node
 from nomul.ir.types import DType
 
@@ -72,7 +71,7 @@ class Plain(Fold):
         value = _cast(state[0], compute_type(dtype))
         if self._node.op != "reduce.mean":
             return value
-        divisor = let("divisor", tirx.Cast(compute_type(dtype), count))
+        divisor = bind(tirx.Cast(compute_type(dtype), count))
         return bind(value / _spread(divisor, lanes_of(value)))
 
 
@@ -136,18 +135,20 @@ def _modular(dtype: DType) -> str:
 
 
 def _max(node: Node, dtype: DType) -> Fold:
-    return Plain(node, compute_type(dtype), _extreme(dtype, False), _larger)
+    return Plain(node, compute_type(dtype), _extreme(dtype, False), larger)
 
 
 def _min(node: Node, dtype: DType) -> Fold:
-    return Plain(node, compute_type(dtype), _extreme(dtype, True), _smaller)
+    return Plain(node, compute_type(dtype), _extreme(dtype, True), smaller)
 
 
-def _larger(a: Expr, b: Expr) -> Expr:
+def larger(a: Expr, b: Expr) -> Expr:
+    """The larger of two elements; NaN where one is."""
     return _keeping_nan(b, tirx.Select(b > a, b, a))
 
 
-def _smaller(a: Expr, b: Expr) -> Expr:
+def smaller(a: Expr, b: Expr) -> Expr:
+    """The smaller of two elements; NaN where one is."""
     return _keeping_nan(b, tirx.Select(b < a, b, a))
 
 
