@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -56,6 +57,30 @@ def _onnx_file(path: Path) -> Subject:
     return Subject(path, lambda folder: path)
 
 
+def _lightglue() -> Subject:
+    import torch
+
+    class Matcher(torch.nn.Module):
+        """Scores of all pairs of points, without the early exit, which decides by data."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            library = real_models.lightglue()
+            self.net = library.LightGlue("disk", depth_confidence=-1, width_confidence=-1, flash=False)
+
+        def forward(self, p0: torch.Tensor, d0: torch.Tensor, p1: torch.Tensor, d1: torch.Tensor) -> torch.Tensor:
+            x0, x1 = self.net.input_proj(d0), self.net.input_proj(d1)
+            place0, place1 = self.net.posenc(p0), self.net.posenc(p1)
+            for layer in self.net.transformers:
+                x0, x1 = layer(x0, x1, place0, place1)
+            scores: torch.Tensor = self.net.log_assignment[-1](x0, x1)[0]
+            return scores
+
+    example = (torch.randn(1, 20, 2), torch.randn(1, 20, 128), torch.randn(1, 30, 2), torch.randn(1, 30, 128))
+    axes = {"p0": {1: "M"}, "d0": {1: "M"}, "p1": {1: "N"}, "d1": {1: "N"}}
+    return _from_torch(Matcher().eval(), example, axes)
+
+
 def _minilm_l6() -> Subject:
     import torch
 
@@ -67,22 +92,40 @@ def _minilm_l6() -> Subject:
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             return self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    model = LastHidden().eval()
     example = (torch.randint(1, 999, (2, 7)), torch.ones(2, 7, dtype=torch.long))
-    names = ["input_ids", "attention_mask"]
     axes = {0: "B", 1: "S"}
+    return _from_torch(LastHidden().eval(), example, {"input_ids": axes, "attention_mask": axes})
+
+
+def _from_torch(model: Any, example: tuple[Any, ...], axes: dict[str, dict[int, str]]) -> Subject:
+    """A torch model; onnxruntime gets what torch's own exporter makes of it. axes: names of open axes by input."""
+    import torch
 
     def export(folder: Path) -> Path:
-        path = folder / "minilm_l6.onnx"
-        dynamic = dict.fromkeys(names, axes)
-        with warnings.catch_warnings():
+        path = folder / "model.onnx"
+        with warnings.catch_warnings(), mock.patch.multiple(torch.Tensor, **_EXPORTABLE):
             warnings.simplefilter("ignore")  # of the exporter, which needs no package beside onnx
             torch.onnx.export(
-                model, example, str(path), input_names=names, dynamic_axes=dynamic, dynamo=False, opset_version=17
+                model, example, str(path), input_names=list(axes), dynamic_axes=axes, dynamo=False, opset_version=17
             )
         return path
 
-    return Subject(model, export, {"example_inputs": example, "dynamic_shapes": dict.fromkeys(names, axes)})
+    return Subject(model, export, {"example_inputs": example, "dynamic_shapes": axes})
+
+
+def _unflatten(x: Any, dim: int, sizes: tuple[int, ...]) -> Any:
+    assert dim == -1
+    known = -int(np.prod(sizes))
+    return x.reshape(*x.shape[:-1], *(x.shape[-1] // known if size == -1 else size for size in sizes))
+
+
+def _repeat_interleave(x: Any, repeats: int, dim: int) -> Any:
+    assert dim == -1
+    return x.unsqueeze(-1).expand(*x.shape, repeats).reshape(*x.shape[:-1], x.shape[-1] * repeats)
+
+
+# Methods of tensors on the last axis, in a form of which the exporter knows the rank.
+_EXPORTABLE = {"unflatten": _unflatten, "repeat_interleave": _repeat_interleave}
 
 
 def _entries() -> Iterator[Entry]:
@@ -91,6 +134,8 @@ def _entries() -> Iterator[Entry]:
     yield Entry("paraphrase-MiniLM-L3", lambda: _onnx_file(real_models.minilm_l3()), text, lengths)
     lengths = tuple({"B": 1, "S": length} for length in LENGTHS)
     yield Entry("all-MiniLM-L6", _minilm_l6, {"B": (1, 8), "S": (1, 512)}, lengths)
+    points = tuple({"M": count, "N": count} for count in (128, 512))
+    yield Entry("LightGlue", _lightglue, {"M": (1, 1024), "N": (1, 1024)}, points)
     for name, dims, cases in _OCR:
         yield Entry(name, lambda name=name: _onnx_file(real_models.ocr_model(name)), dims, cases)  # type: ignore[misc]
 

