@@ -1,4 +1,4 @@
-"""Chooses a kernel for every call of a fused group on each instruction-set level, and keeps why others were not taken."""
+"""Chooses a kernel for each fused group on each instruction-set level, and keeps why others were not taken."""
 
 from __future__ import annotations
 
