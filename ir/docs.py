@@ -16,7 +16,7 @@ nomul.ir 1
 dim S in [1, 512]
 weight @l0.wq : f32[64, 64]
 weight @l0.wo : f32[64, 64] as bf16
-func @main(%x: f32[S, 64]) -> (f32[S, 64]) {
+func @main(%x: f32[S, 64]) -> (hidden: f32[S, 64]) {
   %q = nn.linear %x, @l0.wq : f32[S, 64]                                loc("layers.0.self_attn.q_proj")
   %h = call @gelu.0(%q, 0.5) : f32[S, 64]
   %o = nn.linear %h, @l0.wo : f32[S, 64]                                loc("layers.0.self_attn.o_proj")
@@ -54,6 +54,7 @@ function each; what the function computes is what the op means.
 - `{{name=value}}`: attributes that differ from their defaults. Axes and sizes are never negative.
 - `: types` at the end are the result types, one for each result. They are recomputed when a file is read and after each
   pass, so a wrong one is an error.
+- The results of @main may carry the names that the source model gives its outputs: `-> (logits: f32[S, 10])`.
 - `call @f(...)` runs another function of the module; after the pass `group`, each such function is one kernel.
 - Names with other characters than letters, digits, `_` and `.` stand in quotes: `@"onnx::MatMul_7"`.
 - `level exec` below the first line: @main is a list of kernel runs (`exec.run`) on slots of one arena, not of ops.

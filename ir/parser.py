@@ -143,7 +143,11 @@ class _Reader:
 
     def _funcline(self, line: FuncLine) -> None:
         params = {name.text: Value(name.text, type) for name, type in line.params}
-        self.func, self.results, self.returned = Func(line.name.text, params.values()), line.results, False
+        self.func, self.results, self.returned = (
+            Func(line.name.text, params.values()),
+            tuple(type for _, type in line.outputs),
+            False,
+        )
         self.stand_ins = {}
         self.lines_of[self.func] = self.number
         if line.name.text in self.module.funcs:
@@ -151,6 +155,10 @@ class _Reader:
         self.module.add_func(self.func)
         if len(params) < len(line.params):
             raise TextFault("NM323", "two parameters have the same name")
+        names = tuple(name for name, _ in line.outputs if name is not None)
+        if names and len(names) < len(line.outputs):
+            raise TextFault("NM320", f"function @{line.name.text} must name all results or none")
+        self.func.result_names = names
 
     def _close(self, close: Close) -> None:
         func, self.func = self.func, None

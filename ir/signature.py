@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from nomul.ir.dim import Dim
 from nomul.ir.types import DType, Tensor
 
@@ -119,6 +121,14 @@ def _bind_name(name: str, size: Any, bindings: dict[str, Any], what: str, given:
 
 def _text(size: Any) -> str:
     return ", ".join(str(part) for part in size) if isinstance(size, tuple) else str(size)
+
+
+def check_number(value: float, dtype: DType) -> None:
+    """Raises TypeFault for a number that an integer type does not have."""
+    if dtype.is_integer:
+        limits = np.iinfo(dtype.numpy)
+        if not (limits.min <= value <= limits.max and value == int(value)):
+            raise TypeFault(f"the number {value} is not of type {dtype}")
 
 
 def result_type(

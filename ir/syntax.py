@@ -38,10 +38,17 @@ class WeightLine(NamedTuple):
     type: Tensor
 
 
+class Output(NamedTuple):
+    """A result of a function; name: what the source model calls it."""
+
+    name: str | None
+    type: Tensor
+
+
 class FuncLine(NamedTuple):
     name: Name
     params: tuple[tuple[Name, Tensor], ...]
-    results: tuple[Tensor, ...]
+    outputs: tuple[Output, ...]
 
 
 class Operand(NamedTuple):
@@ -145,11 +152,17 @@ class _Statements(Expressions):
         return WeightLine(name_of(name), type)
 
     def func(self, name: Token, *rest: Any) -> FuncLine:
-        params = tuple(part for part in rest if not isinstance(part, Tensor))
-        return FuncLine(name_of(name), params, tuple(part for part in rest if isinstance(part, Tensor)))
+        outputs = tuple(part for part in rest if isinstance(part, Output))
+        return FuncLine(name_of(name), tuple(rest[: len(rest) - len(outputs)]), outputs)
 
     def param(self, name: Token, type: Tensor) -> tuple[Name, Tensor]:
         return name_of(name), type
+
+    def output(self, *parts: Any) -> Output:
+        if len(parts) == 1:
+            return Output(None, parts[0])
+        name, type = parts
+        return Output(unquote(name, str(name)) if name.type == "STRING" else str(name), type)
 
     def give(self, *operands: Operand) -> Return:
         return Return(operands)

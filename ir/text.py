@@ -49,7 +49,8 @@ def module_lines(module: Module) -> Iterator[Line]:
 def func_lines(func: Func) -> Iterator[Line]:
     """The lines of one function."""
     params = ", ".join(f"{value_text(param)}: {type_text(param.type)}" for param in func.params)
-    results = ", ".join(type_text(value.type) for value in func.returns)
+    names = [f"{word_text(name)}: " for name in func.result_names] or [""] * len(func.returns)
+    results = ", ".join(name + type_text(value.type) for name, value in zip(names, func.returns, strict=False))
     yield Line(func, f"func @{name_text(func.name)}({params}) -> ({results}) {{")
     for node in func.nodes:
         yield Line(node, node_text(node))

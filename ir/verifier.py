@@ -137,6 +137,9 @@ class _Checker:
     def _func(self, func: Func) -> Iterator[Fault]:
         if not func.returns:
             yield Fault("NM300", f"function @{func.name} returns nothing", func)
+        if func.result_names and len(func.result_names) != len(func.returns):
+            counts = f"{len(func.result_names)} of {len(func.returns)}"
+            yield Fault("NM300", f"function @{func.name} names {counts} results", func)
         defined: set[Value] = set()
         names: set[str] = set()
         for param in func.params:

@@ -10,7 +10,7 @@ import numpy as np
 from nomul.ir.dim import Dim
 from nomul.ir.op import op
 from nomul.ir.ops.reduce import check_axis
-from nomul.ir.signature import TypeFault
+from nomul.ir.signature import TypeFault, check_number
 from nomul.ir.types import DType, Tensor
 
 
@@ -145,6 +145,7 @@ def top_k(x: "n[...]", *, k: Dim, axis: int, largest: bool = True) -> "n[...]; i
 
 
 def infer_filled(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
+    check_number(attrs["value"], attrs["dtype"])
     return Tensor(attrs["dtype"], attrs["shape"])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from nomul.ir.dim import Dim
 from nomul.ir.op import Kind, op
-from nomul.ir.signature import TypeFault, broadcast
+from nomul.ir.signature import TypeFault, broadcast, check_number
 from nomul.ir.types import Tensor
 
 VIEW = Kind.VIEW
@@ -113,6 +113,7 @@ def infer_pad(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
         raise TypeFault(f"{len(before)} and {len(after)} pads for {x}", 0)
     if any((pad.value or 0) < 0 for pad in (*before, *after)):
         raise TypeFault("a pad is negative (view.slice takes elements away)")
+    check_number(attrs["value"], x.dtype)
     return x.with_shape(tuple(size + low + high for size, low, high in zip(x.shape, before, after, strict=True)))
 
 

@@ -209,6 +209,8 @@ class Sketch:
         main = self.module.main
         leaves = [r for node in main.nodes for r in node.results if not r.users]
         main.returns = leaves[-3:] or [main.params[0]]
+        if self.flag():
+            main.result_names = tuple(f"out/{number}" for number in range(len(main.returns)))
         for weight in [w for w in self.module.weights.values() if not w.users]:
             self.module.remove_weight(weight)
         if calls and main.nodes and self.flag():

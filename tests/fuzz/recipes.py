@@ -255,7 +255,7 @@ def top_k(sketch: Sketch, op: str) -> Value | None:
 @recipe("make.full")
 def full(sketch: Sketch, op: str) -> Value | None:
     shape = sketch.shape(sketch.integer(0, 3))
-    return sketch.add(op, shape=shape, value=float(sketch.integer(-2, 2)), dtype=sketch.dtype())
+    return sketch.add(op, shape=shape, value=float(sketch.integer(0, 2)), dtype=sketch.dtype())
 
 
 @recipe("make.iota")

@@ -121,6 +121,7 @@ WRONG = [
     ("view.pad", ["f32[2]"], {"before": (-1,), "after": (0,)}, "negative", None),
     ("view.pad", ["f32[2]"], {"before": (), "after": (0,)}, "pads for", 0),
     ("make.full", [], {"shape": (2.5,), "value": 0.0, "dtype": "f32"}, "must be [dim]", None),
+    ("make.full", [], {"shape": (2,), "value": -2.0, "dtype": "u8"}, "-2.0 is not of type u8", None),
     ("nn.linear", ["f32[2, 3]", "f32[4, 2]"], {}, "size K must be 3", 1),
     ("nn.linear", ["f32[2, 3]"], {}, "needs the operand 'w'", 1),
     ("nn.matmul", ["f32[2, 3]", "f32[2, 3]"], {}, "cannot multiply", 1),

@@ -107,6 +107,10 @@ def _attribute_missing(module: Module) -> None:
     del node.attrs["perm"]
 
 
+def _result_names(module: Module) -> None:
+    module.main.result_names = ("a", "b")
+
+
 def _negative_range(module: Module) -> None:
     module.dims["S"] = (4, 2)
 
@@ -132,6 +136,7 @@ FAULTS = [
     (_weight_key, "NM301"),
     (_attribute_value, "NM305"),
     (_attribute_missing, "NM305"),
+    (_result_names, "NM300"),
     (_negative_range, "NM306"),
 ]
 
