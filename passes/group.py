@@ -31,7 +31,7 @@ class Group(Pass):
         if any(node.op == "call" for node in func.nodes):
             return
         taken: set[Node] = set()
-        groups = [_heavy_group(func, node, taken) for node in list(func.nodes) if is_heavy(node)]
+        groups = [_heavy_group(func, node, taken, report) for node in list(func.nodes) if is_heavy(node)]
         for node in reversed(list(func.nodes)):
             if node not in taken and node.op != "view.reshape" and _is_needed(func, node):
                 groups.append(_tree_group(func, node, taken))
@@ -45,10 +45,10 @@ def _is_needed(func: Func, node: Node) -> bool:
     return any(r.users or any(r is value for value in func.returns) for r in node.results)
 
 
-def _heavy_group(func: Func, node: Node, taken: set[Node]) -> list[Node]:
+def _heavy_group(func: Func, node: Node, taken: set[Node], report: Report) -> list[Node]:
     group = {node}
     taken.add(node)
-    behind = epilogue(func, node, taken) if len(node.results) == 1 else set()
+    behind = _epilogue(func, node, taken, report)
     group |= behind
     taken |= behind
     for other in _in_order(func, behind)[::-1]:
@@ -61,6 +61,16 @@ def _heavy_group(func: Func, node: Node, taken: set[Node]) -> list[Node]:
         elif _takes_trees(node, position):
             absorb_tree(func, node, group, taken, (position,), repeated=node.op == "index.gather")
     return _in_order(func, group)
+
+
+def _epilogue(func: Func, node: Node, taken: set[Node], report: Report) -> set[Node]:
+    if len(node.results) > 1:
+        return set()
+    found = epilogue(func, node, taken)
+    miss = found.miss(node)
+    if miss is not None:
+        report.miss([miss])
+    return found.nodes
 
 
 def _takes_trees(node: Node, position: int) -> bool:

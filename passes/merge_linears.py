@@ -1,4 +1,4 @@
-"""Merges linear layers of one input into one: queries, keys and values of an attention, gate and up of a gated MLP."""
+"""Merges linear layers of one input into one: queries, keys and values of an attention."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class MergeLinears(Pass):
     """One product with the weights one below the other, and slices of its result. One call reads the input once and
     keeps all threads busy; attention reads the slices as strided views.
 
-    Only layers whose results go into views are merged: one that an element-wise op follows would lose its epilogue.
-    Weights must share dtype and encoding, and be stored row by row."""
+    Only layers whose results go into views are merged: one that an element-wise op follows would lose its epilogue. So
+    the two layers of a gated MLP stay apart: the gate's kernel applies the activation and multiplies by the other's
+    result, which is as fast for 1 to 128 rows and faster for 512. Weights must share dtype and encoding, row by row."""
 
     name = "merge_linears"
 

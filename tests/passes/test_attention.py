@@ -68,6 +68,36 @@ def test_a_scale_in_front_of_the_product_goes_into_attention(side: str) -> None:
     assert out.result.args[0].producer.attrs["scale"] == 0.5
 
 
+def direct(g: Graph, q: Value, mask: Value | None = None) -> Value:
+    """nn.attention itself, as the torch frontend writes scaled_dot_product_attention."""
+    k, v = g.input("k", "B", "T", 4, 6), g.input("v", "B", "T", 4, 6)
+    return g.b.nn.attention(q, k, v, mask, scale=0.5)
+
+
+def test_a_scale_in_front_of_attention_itself_goes_into_it() -> None:
+    def make(factor: float):  # type: ignore[no-untyped-def]
+        def graph(g: Graph) -> Value:
+            q = g.b.ew.mul(g.input("q", "B", "S", 24), factor)
+            return direct(g, g.b.view.slice(g.b.view.reshape(q, shape=(B, S, H, D)), axis=2, stop=4))
+
+        return graph
+
+    out = fused(make(0.25))
+    assert out.ops == ["view.reshape", "nn.attention"]
+    assert out.result.attrs["scale"] == 0.125
+    assert "ew.neg" in fused(make(-1.0)).ops  # a negative scale would confuse kernels that take maxima
+
+
+def test_an_expanded_mask_is_not_expanded() -> None:
+    def make(g: Graph) -> Value:
+        mask = g.b.view.expand(g.input("mask", "B", 1, 1, "T", dtype="bool"), shape=(B, Dim.of(1), S, T))
+        return direct(g, g.input("q", "B", "S", 4, 6), mask)
+
+    out = fused(make)
+    assert out.ops == ["nn.attention"]
+    assert str(out.result.args[3]) == "%mask"
+
+
 def test_an_additive_mask_and_a_bias_are_added_first() -> None:
     def make(g: Graph) -> Value:
         scores, v = raw_scores(g)

@@ -12,6 +12,7 @@ from nomul.ir.graph import Module, Node, Value
 from nomul.ir.op import get_op
 from nomul.ir.verifier import verify
 from nomul.passes.base import Report
+from nomul.passes.group import Group
 from nomul.passes.plan_memory import PlanMemory
 
 B, S = Dim.of("B"), Dim.of("S")
@@ -65,6 +66,21 @@ def test_a_result_with_two_heavy_users_ends_the_epilogue() -> None:
         return g.b.nn.softmax(y, axis=1), g.b.nn.layer_norm(y)
 
     assert bodies(grouped(make)) == ["linear relu", "softmax", "layer_norm"]
+
+
+def test_the_end_of_an_epilogue_has_a_reason() -> None:
+    def make(g: Graph) -> Value:
+        y = g.b.nn.linear(g.input("x", "S", 8), g.weight("w", 8, 8))
+        return g.b.nn.matmul(g.b.nn.softmax(y, axis=1), g.b.view.transpose(g.b.ew.exp(y), perm=(1, 0)))
+
+    assert bodies(grouped(make)) == ["linear", "softmax", "exp", "transpose matmul"]
+    assert first_reasons(make) == ["nn.softmax uses %linear too"]
+
+
+def first_reasons(make) -> list[str]:  # type: ignore[no-untyped-def]
+    report = Report()
+    Group().run(built(make), report)
+    return [miss.reason for misses in report.misses.values() for miss in misses]
 
 
 def test_a_returned_value_ends_the_epilogue() -> None:

@@ -102,6 +102,15 @@ def test_softmax_stays_on_the_last_axis() -> None:
     assert laid_out(make).ops == ["view.transpose", "nn.softmax"]
 
 
+def test_softmax_along_another_axis_moves_in_front_of_the_transpose() -> None:
+    def make(g: Graph) -> Value:
+        return g.b.nn.softmax(g.b.view.transpose(g.input("x", "B", 4, "S"), perm=(0, 2, 1)), axis=1)
+
+    out = laid_out(make)
+    assert out.ops == ["nn.softmax", "view.transpose"]
+    assert out.module.main.nodes[0].attrs["axis"] == 2
+
+
 def rotary(g: Graph, heads: int, name: str) -> Value:
     """x * cos + rotate_half(x) * sin on [B, H, S, D]."""
     b = g.b

@@ -249,6 +249,84 @@ def test_a_reduction_keeps_its_axes() -> None:
     assert out.result.attrs["keepdims"]
 
 
+def test_reductions_of_reductions_are_one() -> None:
+    def make(keepdims: bool):  # type: ignore[no-untyped-def]
+        def graph(g: Graph):  # type: ignore[no-untyped-def]
+            inner = g.b.reduce.mean(g.input("x", "B", 4, "S", 6), axes=(3,), keepdims=keepdims)
+            return g.b.reduce.mean(inner, axes=(2,), keepdims=keepdims)
+
+        return graph
+
+    for keepdims in (True, False):
+        out = simplified(make(keepdims))
+        assert [op for op in out.ops if op != "view.reshape"] == ["reduce.mean"]
+        assert out.module.main.nodes[0].attrs["axes"] == (2, 3)
+
+
+def test_a_sum_of_a_maximum_stays_two_reductions() -> None:
+    out = simplified(lambda g: g.b.reduce.sum(g.b.reduce.max(g.input("x", "B", "S", 4), axes=(2,)), axes=(1,)))
+    assert out.ops == ["reduce.max", "reduce.sum"]
+
+
+def test_reductions_move_in_front_of_expansions_of_other_axes() -> None:
+    def make(axis: int):  # type: ignore[no-untyped-def]
+        def graph(g: Graph):  # type: ignore[no-untyped-def]
+            return g.b.reduce.sum(
+                g.b.view.expand(g.input("x", "B", "S", 1), shape=(Dim.of("B"), S, Dim.of(4))), axes=(axis,)
+            )
+
+        return graph
+
+    assert simplified(make(1)).ops == ["reduce.sum", "view.expand"]
+    assert simplified(make(2)).ops == ["view.expand", "reduce.sum"]
+
+
+def test_expansions_of_expansions_are_one() -> None:
+    def make(g: Graph):  # type: ignore[no-untyped-def]
+        inner = g.b.view.expand(g.input("x", 1, 1, 4), shape=(ONE, Dim.of(3), Dim.of(4)))
+        return g.b.view.expand(inner, shape=(Dim.of(2), Dim.of(3), Dim.of(4)))
+
+    assert simplified(make).ops == ["view.expand"]
+
+
+def test_empty_parts_of_a_concatenation_go() -> None:
+    def make(g: Graph):  # type: ignore[no-untyped-def]
+        empty = g.b.view.slice(g.input("y", "S", 4), axis=1, start=2, stop=2)
+        return g.b.view.concat(g.input("x", "S", 4), empty, g.input("z", "S", 1), axis=1)
+
+    out = simplified(make)
+    assert out.ops == ["view.concat"]
+    assert len(out.result.args) == 2
+
+
+def test_views_and_casts_of_made_tensors_are_made() -> None:
+    def counted(g: Graph):  # type: ignore[no-untyped-def]
+        g.input("x", "S")
+        iota = g.b.make.iota(size=S + 3, dtype="i32")
+        return g.b.ew.cast(g.b.ew.mul(g.b.view.slice(iota, axis=0, start=2, stop=S + 2), 3), dtype=DType.I64)
+
+    out = simplified(counted)
+    assert out.ops == ["make.iota"]
+    assert (out.result.attrs["start"], out.result.attrs["step"]) == (6, 3)
+
+    def filled(g: Graph):  # type: ignore[no-untyped-def]
+        g.input("x", "S")
+        return g.b.ew.cast(
+            g.b.view.reshape(g.b.make.full(shape=(S, 2), value=1, dtype="i64"), shape=(S * 2,)), dtype=DType.F32
+        )
+
+    assert simplified(filled).ops == ["make.full"]
+
+
+def test_conditions_joined_with_a_literal() -> None:
+    def make(value: bool, op: str):  # type: ignore[no-untyped-def]
+        return lambda g: g.b.ew.not_(g.b.op(op, g.input("m", "S", dtype="bool"), value))
+
+    assert simplified(make(True, "ew.and")).ops == ["ew.not"]
+    assert simplified(make(False, "ew.or")).ops == ["ew.not"]
+    assert simplified(make(False, "ew.and")).ops == ["ew.and", "ew.not"]
+
+
 # -- gathers -------------------------------------------------------------------------------------------------------
 def test_gathers_by_known_runs_are_slices() -> None:
     out = simplified(lambda g: g.b.index.gather(g.input("x", "B", "S", 4), index(0), axis=1))
