@@ -46,6 +46,12 @@ class Mask:
                 mask = self._lanes(row, tile, column, query, queries, lanes)
                 store_vector(work, place, self._masked(load(work, place, lanes), mask))
 
+    def element(self, batch: Expr, head: Expr, query: Expr, key: Expr) -> Expr:
+        """The mask's element for one score."""
+        places = (batch, head, query, key)
+        offset = sum(place * self.frame.size(stride) for place, stride in zip(places, self.strides, strict=True))
+        return self.frame.read_flat(self.view.param, self.frame.size(self.view.offset) + offset)
+
     def _masked(self, score: Expr, mask: Expr) -> Expr:
         if not self.is_bool:
             return score + mask
