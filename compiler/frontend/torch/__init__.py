@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,6 @@ from nomul.frontend.common import DimRequest
 from nomul.frontend.torch.dynamic import Dynamic
 from nomul.frontend.torch.importer import Importer
 from nomul.frontend.torch.program import decompose, load_or_export
-from nomul.frontend.torch.support import check_before_running
 from nomul.ir.graph import Module
 
 __all__ = ["import_torch"]
@@ -37,8 +37,7 @@ def import_torch(
     args, kwargs = _arguments(example_inputs, example_kwargs)
     dynamic = Dynamic(dynamic_shapes, dims)
     program = load_or_export(model, args, kwargs, dynamic)
-    check_before_running(program)
-    program = decompose(program)
+    program = decompose(program, trusted=not isinstance(model, str | os.PathLike))
     return Importer(program, dynamic.symbols(program)).run()
 
 

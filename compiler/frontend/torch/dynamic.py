@@ -224,7 +224,7 @@ def _dynamic_axes(program: torch.export.ExportedProgram) -> list[tuple[str, int,
 
 
 def _bound(value: Any, default: Any) -> Any:
-    return int(value) if getattr(value, "is_finite", None) is True or isinstance(value, int) else default
+    return int(value) if isinstance(value, int | sympy.Integer) else default
 
 
 def _fresh(name: str, taken: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from nomul.frontend.torch.archive import load_program
 from nomul.frontend.torch.dynamic import Dynamic
 from nomul.frontend.torch.errors import source_line
 from nomul.frontend.torch.registry import further_decompositions, handler_of
-from nomul.frontend.torch.support import is_plain
+from nomul.frontend.torch.support import is_plain, undecomposable_ops
 from nomul.ir.errors import NomulError
 
 _NO_TORCH_EXPORT = "see the message of torch.export below with --traceback"
@@ -50,8 +50,6 @@ def _export(
     with _inference(model), _quiet():
         try:
             return torch.export.export(model, args, kwargs, dynamic_shapes=spec, strict=False)
-        except NomulError:
-            raise
         except Exception as error:
             raise _export_error(error) from error
 
@@ -93,10 +91,16 @@ def _export_error(error: Exception) -> NomulError:
     return NomulError(BAD_SOURCE, f"torch.export cannot trace the model ({kind}): {first}", line, _NO_TORCH_EXPORT)
 
 
-def decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """The program in terms of the operators that have a lowering, as far as torch can decompose into them."""
+def decompose(program: torch.export.ExportedProgram, trusted: bool) -> torch.export.ExportedProgram:
+    """The program in terms of the operators that have a lowering, as far as torch can decompose into them.
+
+    torch runs a program on fake tensors to decompose it. Of one that is not trusted (from a file), every operator must
+    be known before. Raises NomulError."""
     if is_plain(program):
         return program
+    unknown = undecomposable_ops(program)
+    if unknown and not trusted:
+        raise NomulError.many(unknown)
     table = torch.export.default_decompositions()
     for target in list(table):
         if isinstance(target, torch._ops.OpOverload) and handler_of(target) is not None:
@@ -108,4 +112,4 @@ def decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedPro
         try:
             return program.run_decompositions(table)
         except Exception as error:
-            raise _export_error(error) from error
+            raise (NomulError.many(unknown) if unknown else _export_error(error)) from error

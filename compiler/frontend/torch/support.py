@@ -12,7 +12,7 @@ import torch
 from nomul.frontend.common import UNSUPPORTED_OP
 from nomul.frontend.torch.errors import problem
 from nomul.frontend.torch.registry import further_decompositions, handler_of, names_of
-from nomul.ir.errors import NomulError, Problem
+from nomul.ir.errors import Problem
 
 SIZES = torch.SymInt | torch.SymFloat | torch.SymBool
 _CHECKS = ("_assert", "sym_constrain_range", "_print")
@@ -46,13 +46,10 @@ def is_plain(program: torch.export.ExportedProgram) -> bool:
     )
 
 
-def check_before_running(program: torch.export.ExportedProgram) -> None:
-    """Refuse operators that have neither a lowering nor a decomposition. torch runs the others on fake tensors when it
-    decomposes them, so nothing else may come that far. Raises NomulError."""
+def undecomposable_ops(program: torch.export.ExportedProgram) -> list[Problem]:
+    """Operators that have neither a lowering nor a decomposition."""
     table = {*torch.export.default_decompositions(), *further_decompositions()}
-    problems = unsupported_ops(program, lambda target: _decomposes(target, table))
-    if problems:
-        raise NomulError.many(problems)
+    return unsupported_ops(program, lambda target: _decomposes(target, table))
 
 
 def _decomposes(target: Any, table: Any) -> bool:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch_models import check, imported, same, torch
+
 from nomul.frontend.torch.sanitise import check_expression
 from nomul.ir.errors import NomulError
-from torch_models import check, imported, same, torch
 
 Edit = Callable[[Any], Any]
 
@@ -192,7 +193,7 @@ def test_strings_that_torch_would_evaluate_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = rewritten(saved, tmp_path / "m.pt2", {"models/model.json": as_json(change)})
-    with pytest.raises(NomulError, match="torch.export does not write"):
+    with pytest.raises(NomulError, match="does not write"):
         imported(path)
     assert not (tmp_path / "SPRUNG").exists()
 

