@@ -179,8 +179,7 @@ def _check_reach(form: Form, size: Dim, sizes: Shape, ranges: Mapping[str, Range
     """The form stays inside [0, size), or one of its loops must be split so that it does."""
     low, high = form.offset, form.offset
     for step, count in zip(form.steps, sizes, strict=True):
-        reach = step * (count - 1)
-        sign = reach.bounds(ranges)
+        reach, sign = step * (count - 1), step.bounds(ranges)
         if sign[0] < 0 < sign[1]:
             raise NotAffine("a step of unknown sign")
         low, high = (low, high + reach) if sign[0] >= 0 else (low + reach, high)

@@ -7,12 +7,14 @@ from typing import Any, Protocol
 
 from tvm import tirx
 
-from nomul.backends.emit import emit, literal, widen
+from nomul.backends.emit import compute_type, emit, lanes_of, literal, widen
 from nomul.backends.frame import KernelFrame, split_index
 from nomul.backends.kernels.affine import NOTHING, ONE, Form
 from nomul.backends.kernels.nest import Loop, Part, Plan, TilePlan
 from nomul.backends.kernels.pieces import if_bit, steps
-from nomul.backends.kernels.terms import Compute, Given, Literal, Lookup, Read, Term, element_bytes
+from nomul.backends.kernels.terms import Compute, Count, Given, Literal, Lookup, Read, Term, element_bytes
+from nomul.backends.mathlib import bind
+from nomul.backends.storage import rounded
 from nomul.backends.tir.body import index, let, loop
 from nomul.ir.dim import Dim
 
@@ -140,6 +142,8 @@ class Elements:
     def _made(self, term: Term, visit: Callable[[Term], Expr], place: Expr, lanes: int, bases: Bases) -> Expr:
         if isinstance(term, Literal):
             return literal(term.constant)
+        if isinstance(term, Count):
+            return self._number(term, self._at(bases[term.place], term.place, place, lanes))
         if isinstance(term, Read):
             return self.frame.read_flat(term.param, self._at(bases[term.place], term.place, place, lanes))
         if isinstance(term, Lookup):
@@ -147,6 +151,11 @@ class Elements:
         if isinstance(term, Compute):
             return emit(term.node, [visit(arg) for arg in term.args])
         raise TypeError(f"{type(term).__name__} must be known")
+
+    def _number(self, term: Count, number: Expr) -> Expr:
+        goal = compute_type(term.dtype, lanes_of(number))
+        value = number if number.ty.dtype == goal else tirx.Cast(goal, number)
+        return bind(rounded(bind(value), term.dtype))
 
     def _looked_up(self, term: Lookup, visit: Callable[[Term], Expr], place: Expr, lanes: int, bases: Bases) -> Expr:
         if term in bases:

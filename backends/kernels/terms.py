@@ -52,6 +52,18 @@ class Given(Term):
 
 
 @dataclass(frozen=True, eq=False)
+class Count(Term):
+    """A place itself, as a number of a type."""
+
+    place: Form
+    dtype: DType
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        return (self.place,)
+
+
+@dataclass(frozen=True, eq=False)
 class Read(Term):
     """An element of a parameter."""
 
@@ -186,6 +198,8 @@ def element_bytes(term: Term) -> int:
             sizes.append(_compute_bytes(part.param.dtype))
         elif isinstance(part, Compute):
             sizes.append(_compute_bytes(part.node.result.dtype))
+        elif isinstance(part, Count):
+            sizes.append(8)
     return max(sizes)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from nomul.backends.registry import all_kernels
 from nomul.ir.dim import Dim
-from nomul.ir.types import Tensor
+from nomul.ir.types import DType, Tensor
 from tests.kernel_harness import level_names, levels, make_group, reference
 from tests.plain_kernels import Case, check, library_of, same_on_all_levels
 
@@ -74,6 +74,22 @@ CASES = {
         (t("f32", "A", 5), t("i64", "S")),
         ({"A": 3, "S": 1}, {"A": 3, "S": 50}),
     ),
+    "full": Case(
+        "make.full/f32/made",
+        lambda b: b.make.full(shape=("M", Dim.of(37)), value=0.0, dtype=DType.F32),
+        (),
+        ({"M": 1}, {"M": 200}),
+    ),
+    "causal_mask": Case(
+        "make.iota/f32/made",
+        lambda b, x: b.ew.le(b.make.iota(size="S", start=2), b.ew.mul(x, 2)),
+        (t("i64", "B", 1),),
+        ({"B": 3, "S": 41},),
+    ),
+    "backwards": Case(
+        "make.iota/f32/made", lambda b: b.make.iota(size="S", start="S", step=-3, dtype=DType.F16), (), ({"S": 41},)
+    ),
+    "size": Case("make.size/f32/made", lambda b: b.ew.add(b.make.size(size=Dim.of("S") * 2), 1), (), ({"S": 41},)),
     "one_row": Case(GATHER, lambda b, x, i: b.index.gather(x, i, axis=0), (t("i64", 9), t("i64")), ({},)),
 }
 LIBRARY = library_of(CASES)
