@@ -41,8 +41,9 @@ Build = Callable[[Group, "Target"], Built]
 
 @dataclass(frozen=True)
 class Kernel:
-    """op: the anchor op it serves ("*" = any group).  encoding: of the anchor's weight operand (None: dense).
-    needs: target features, all required.  accepts: a reason why a group is refused, or None.  rank: higher wins."""
+    """op: the anchor op it serves ("*" = any group, "" = one without an anchor).
+    encoding: of the anchor's weight operand (None: dense).  needs: target features, all required.
+    accepts: a reason why a group is refused, or None.  rank: higher wins."""
 
     name: str
     op: str
@@ -54,6 +55,7 @@ class Kernel:
 
 
 _REGISTRY: dict[str, Kernel] = {}
+_LABELS = {"*": "any", "": "ew"}
 
 
 def kernel(
@@ -67,7 +69,7 @@ def kernel(
     """Declare a kernel. Its name is `op/encoding/function` (encoding "f32" for dense)."""
 
     def declare(build: Build) -> Kernel:
-        name = f"{'any' if op == '*' else op}/{encoding or 'f32'}/{build.__name__}"
+        name = f"{_LABELS.get(op, op)}/{encoding or 'f32'}/{build.__name__}"
         if name in _REGISTRY:
             raise ValueError(f"kernel {name} is declared twice")
         _REGISTRY[name] = Kernel(name, op, encoding, frozenset(needs), accepts, rank, build)

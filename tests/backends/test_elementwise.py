@@ -15,7 +15,7 @@ from tests.kernel_harness import level_names, levels, make_group
 from tests.plain_kernels import Case, check, library_of, same_on_all_levels
 
 RNG = np.random.default_rng(7)
-TREE = "/f32/tree"
+TREE = "ew/f32/tree"
 t = Tensor.of
 
 
