@@ -1,0 +1,171 @@
+"""Times plain kernels (element-wise, transposes, joins, gathers, reductions, images) on one thread beside a copy of as
+many bytes in the same run: `python benchmarks/plain.py [--level v4] [--json FILE]`.
+
+Bytes are those of all operands and results, each once; a gather counts the rows that it reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nomul.backends.group import Group
+from nomul.backends.lower import lower_to_object
+from nomul.backends.select import Choice, choose
+from nomul.backends.target import Target, find_target
+from nomul.ir.builder import Builder
+from nomul.ir.dim import product
+from nomul.ir.graph import Func, Value
+from nomul.ir.types import Tensor
+from nomul.timing import Job, measure
+
+SECONDS = 0.5  # for each case, the copy included
+RNG = np.random.default_rng(1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """build: from a builder and the parameters to the result.  shapes: of f32 parameters.  rows: i64 indices."""
+
+    name: str
+    build: Callable[..., Value]
+    shapes: tuple[tuple[int, ...], ...]
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """gbs: bytes read and written, 1e9 per second.  of_copy: our rate by that of the copy."""
+
+    case: str
+    kernel: str
+    us: float
+    gbs: float
+    of_copy: float
+
+
+IMAGE, LAST = (1, 64, 48, 320), (1, 48, 320, 64)
+CASES = [
+    Case("gelu 128x1536", lambda b, x: b.ew.gelu(x), ((128, 1536),)),
+    Case("add 1x64x48x320", lambda b, x, y: b.ew.add(x, y), (IMAGE, IMAGE)),
+    Case("mul by channel 1x48x320x64", lambda b, x, y: b.ew.mul(x, y), (LAST, (64,))),
+    Case("nchw to nhwc 1x64x48x320", lambda b, x: b.view.transpose(x, perm=(0, 2, 3, 1)), (IMAGE,)),
+    Case("nhwc to nchw 1x48x320x64", lambda b, x: b.view.transpose(x, perm=(0, 3, 1, 2)), (LAST,)),
+    Case("nchw to nhwc 1x3x480x320", lambda b, x: b.view.transpose(x, perm=(0, 2, 3, 1)), ((1, 3, 480, 320),)),
+    Case("heads 1x512x12x32", lambda b, x: b.view.transpose(x, perm=(0, 2, 1, 3)), ((1, 512, 12, 32),)),
+    Case("concat channels 2 x 24x320x48", lambda b, x, y: b.view.concat(x, y, axis=2), ((24, 320, 48),) * 2),
+    Case("embedding 128 rows of 384", lambda b, x, i: b.index.gather(x, i), ((30522, 384),), rows=128),
+    Case("mean over pixels 48x320x64", lambda b, x: b.reduce.mean(x, axes=(0, 1)), ((48, 320, 64),)),
+    Case("mean over rows 64x15360", lambda b, x: b.reduce.mean(x, axes=(1,)), ((64, 15360),)),
+    Case("argmax 40x6625", lambda b, x: b.reduce.argmax(x, axis=1), ((40, 6625),)),
+    Case(
+        "max pool 3x3 /2 112x112x64",
+        lambda b, x: b.nn.max_pool2d(x, kernel=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1), layout="nhwc"),
+        ((1, 112, 112, 64),),
+    ),
+    Case(
+        "average pool 3x2 3x320x64",
+        lambda b, x: b.nn.avg_pool2d(x, kernel=(3, 2), strides=(3, 2), layout="nhwc"),
+        ((1, 3, 320, 64),),
+    ),
+    Case("nearest x2 48x160x64", lambda b, x: b.nn.resize2d(x, size=(96, 320), layout="nhwc"), ((1, 48, 160, 64),)),
+    Case(
+        "linear x2 48x160x64",
+        lambda b, x: b.nn.resize2d(x, size=(96, 320), mode="linear", layout="nhwc"),
+        ((1, 48, 160, 64),),
+    ),
+]
+
+
+def make_group(case: Case) -> Group:
+    types = [Tensor.of("f32", *shape) for shape in case.shapes]
+    if case.rows:
+        types.append(Tensor.of("i64", case.rows))
+    func = Func("bench", [Value(f"x{number}", type) for number, type in enumerate(types)])
+    func.returns = [case.build(Builder(func), *func.params)]
+    return Group(func)
+
+
+def aligned(count: int) -> np.ndarray:
+    memory = np.ones(count + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + count]
+
+
+def operand(type: Tensor, limit: int) -> np.ndarray:
+    count = int(type.numel)
+    drawn = RNG.integers(0, limit, count) if type.dtype.is_integer else RNG.standard_normal(count)
+    memory = aligned(int(type.bytes))
+    memory.view(type.dtype.numpy)[...] = drawn
+    return memory
+
+
+def link(choice: Choice, target: Target) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "k.o").write_bytes(lower_to_object({"kernel": choice.built[0].function}, target))
+        command = [sys.executable, "-m", "ziglang", "cc", "-target", target.zig, "-shared", "-o", "k.so", "k.o"]
+        subprocess.run(command, cwd=folder, check=True)
+        return ctypes.CDLL(str(Path(folder) / "k.so")).kernel
+
+
+def ours(group: Group, choice: Choice, target: Target) -> Job:
+    """Runs all tiles of the kernel."""
+    built, entry = choice.built[0], link(choice, target)
+    limit = int(group.func.params[0].shape[0])
+    memories = [operand(param.type, limit) for param in group.func.params]
+    memories += [aligned(int(type.bytes)) for type in group.results]
+    scratch = aligned(int(built.scratch) + 64)
+    pointers = [ctypes.c_void_p(memory.ctypes.data) for memory in (*memories, scratch)]
+    arguments = (*pointers[:-1], ctypes.c_int64(0), ctypes.c_int64(int(built.tiles)), pointers[-1])
+    return lambda: (memories, scratch, entry(*arguments))
+
+
+def copy(count: int) -> Job:
+    """Reads and writes as many bytes, half each."""
+    source, goal = aligned(count // 2), aligned(count // 2)
+    return lambda: ctypes.memmove(goal.ctypes.data, source.ctypes.data, count // 2)
+
+
+def moved_bytes(case: Case, group: Group) -> int:
+    read = sum(int(param.type.bytes) for param in group.func.params)
+    written = sum(int(type.bytes) for type in group.results)
+    if case.rows:
+        whole = int(group.func.params[0].type.bytes)
+        read += case.rows * int(product(group.func.params[0].shape[1:])) * 4 - whole
+    return read + written
+
+
+def run_case(case: Case, target: Target) -> Row:
+    group = make_group(case)
+    choice, count = choose(group, (target,)), moved_bytes(case, group)
+    times = measure({"ours": ours(group, choice, target), "copy": copy(count)}, SECONDS)
+    low = times["ours"].low
+    return Row(case.name, choice.label, low * 1e3, count / low / 1e6, times["copy"].low / low)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--level", help="instruction-set level, as v3; the best one of this machine if left out")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    levels = {target.level: target for target in find_target("host")}
+    target = levels[arguments.level] if arguments.level else next(iter(levels.values()))
+    rows = [run_case(case, target) for case in CASES]
+    for row in rows:
+        print(f"{row.case:32} {row.us:8.1f} us {row.gbs:6.1f} GB/s {row.of_copy:5.0%} of a copy  {row.kernel}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"level": target.level, "rows": [asdict(row) for row in rows]}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
