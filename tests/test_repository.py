@@ -95,14 +95,15 @@ def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def _long_ones() -> tuple[dict[str, int], dict[str, int]]:
-    """Files and functions over the budget, with their lengths."""
+    """Files and functions over the budget, with their lengths; a test's table of cases may be a long function."""
     files, functions = {}, {}
     for path in [*SOURCES, *TESTS, *OTHERS]:
         length = len(path.read_text(encoding="utf-8").splitlines())
         if length > FILE_LINES:
             files[_name(path)] = length
         for node in ast.walk(_tree(path)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _lines(node) > FUNCTION_LINES:
+            is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            if is_function and path not in TESTS and _lines(node) > FUNCTION_LINES:
                 functions[f"{_name(path)}:{node.name}"] = _lines(node)
     return files, functions
 
