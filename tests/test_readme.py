@@ -56,7 +56,7 @@ def test_python(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["onnx_model.py", "pytorch_model.py"])
+@pytest.mark.parametrize("name", ["from_onnx.py", "from_pytorch.py"])
 def test_examples(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torch" if "torch" in name else "onnxruntime")
     out = run([sys.executable, str(ROOT / "examples" / name)], tmp_path)

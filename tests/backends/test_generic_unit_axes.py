@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import nomul
 import numpy as np
+
+import nomul
 from nomul.ir import interpreter
 from nomul.ir.parser import parse_module
 

@@ -1,6 +1,6 @@
 """A PyTorch model with dynamic batch and length: compile it, call it with torch tensors, compare with PyTorch.
 
-Run it with `python examples/pytorch_model.py` where torch is installed (`pip install 'nomul[torch]'`).
+Run it with `python examples/from_pytorch.py` where torch is installed (`pip install 'nomul[torch]'`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An ONNX model: compile it for any width, run it on images of several widths, compare with onnxruntime.
 
-`python examples/onnx_model.py` writes a small convolution network itself; with a path it takes your model.
+`python examples/from_onnx.py` writes a small convolution network itself; with a path it takes your model.
 """
 
 from __future__ import annotations
