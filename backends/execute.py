@@ -58,6 +58,18 @@ def to_exec(module: Module, selection: Selection) -> Module:
     return module
 
 
+def to_calls(module: Module) -> Module:
+    """The reverse of `to_exec`: a copy whose kernels and slots are to be chosen anew."""
+    module = module.clone()
+    for node in list(module.main.nodes):
+        if node.op == "exec.run":
+            _exchange(module.main, node, "call", {"func": node.attrs["func"]})
+        else:
+            _exchange(module.main, node, "view.reshape", {"shape": node.result.shape})
+    module.level = "tensor"
+    return module
+
+
 def _exchange(func: Func, node: Node, op: str, attrs: dict[str, object]) -> None:
     spec = get_op(op)
     names = [result.name for result in node.results]

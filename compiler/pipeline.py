@@ -8,7 +8,7 @@ from pathlib import Path
 from nomul.backends.artifact import write_artifact
 from nomul.backends.build import build_plan
 from nomul.backends.dump import dump_kernels
-from nomul.backends.execute import own_outputs, to_exec
+from nomul.backends.execute import own_outputs, to_calls, to_exec
 from nomul.backends.plan import Plan
 from nomul.backends.select import Selection, select
 from nomul.backends.target import Target, find_targets
@@ -52,10 +52,12 @@ def build(module: Module, options: Options) -> Path:
 
 
 def lower_to_plan(module: Module, options: Options) -> Compiled:
-    """All phases, kernel selection, arena and kernels' code. Raises NomulError."""
+    """All phases, kernel selection, arena and kernels' code. Raises NomulError.
+
+    A module at level "exec", as a dump holds it, has its phases behind it; kernels and slots are chosen anew."""
     runner = _runner(options, share=0.4)
     levels = find_targets(options.targets)
-    module = runner.run(module, phases(options.recipe))
+    module = to_calls(module) if module.level == "exec" else runner.run(module, phases(options.recipe))
     options.progress("select", 0.4)
     module, selection = choose_kernels(module, levels, options)
     module = runner.apply(module, PlanMemory(), "memory")
