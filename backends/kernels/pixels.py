@@ -19,7 +19,6 @@ from nomul.backends.target import Target
 from nomul.backends.tir.body import index, let, loop
 from nomul.backends.tir.vectors import lanes_at
 from nomul.ir.dim import Dim, ceil_div
-from nomul.ir.graph import Value
 from nomul.ir.types import DType
 
 Expr = Any
@@ -106,8 +105,7 @@ class Pixels:
 
     def size(self, axis: int) -> Expr:
         """Height (0) or width (1) of the operand."""
-        value: Value = self.x
-        return self.frame.size(value.shape[1 + axis])
+        return self.frame.size(self.x.shape[1 + axis])
 
     def _pieces(self) -> Iterator[tuple[Any, int]]:
         """Blocks of code that cover the channels: (context that gives the first one, lanes)."""

@@ -118,6 +118,12 @@ CASES = {
         ({"M": 9},),
         tolerance=1e-3,
     ),
+    "doubles": Case(
+        TREE, lambda b, x, y: b.ew.mul(b.ew.tanh(x), y), (t("f64", "M", 7), t("f64", 7)), ({"M": 9},), tolerance=1e-14
+    ),
+    "short_integers": Case(
+        TREE, lambda b, x, y: b.ew.sub(b.ew.mul(x, x), y), (t("i16", "M", 7), t("i16", "M", 1)), ({"M": 90},)
+    ),
     "bytes": Case(TREE, lambda b, x, y: b.ew.max(x, y), (t("u8", "M", 70), t("u8", "M", 70)), ({"M": 3},)),
     "spread": Case(
         TREE, lambda b, x: b.view.expand(x, shape=("M", 5, 71)), (t("bool", "M", 1, 1),), ({"M": 1}, {"M": 6})
