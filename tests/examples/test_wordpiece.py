@@ -9,8 +9,8 @@ import pytest
 
 EXAMPLES = str(Path(__file__).parents[2] / "examples")
 sys.path.insert(0, EXAMPLES)  # for these two imports only, as the names of examples are not ours alone
-from real_models import PackageMissing, package_file
-from wordpiece import WordPiece
+from real_models import PackageMissing, package_file  # noqa: E402
+from wordpiece import WordPiece  # noqa: E402
 
 sys.path.remove(EXAMPLES)
 
