@@ -125,7 +125,7 @@ def _repeat_interleave(x: Any, repeats: int, dim: int) -> Any:
 
 
 # Methods of tensors on the last axis, in a form of which the exporter knows the rank.
-_EXPORTABLE = {"unflatten": _unflatten, "repeat_interleave": _repeat_interleave}
+_EXPORTABLE: dict[str, Any] = {"unflatten": _unflatten, "repeat_interleave": _repeat_interleave}
 
 
 def _entries() -> Iterator[Entry]:
