@@ -1,4 +1,4 @@
-"""nn.layer_norm, nn.rms_norm and nn.softmax over the last axis in f32: a few sweeps over a row that stays in the cache.
+"""Norms, softmax and log_softmax over the last axis in f32: a few sweeps over a row that stays in the cache.
 
 A tile is one row. The variance is taken from centred elements, as the definition does. Element-wise nodes that follow
 are evaluated in the last sweep.
@@ -15,7 +15,7 @@ from nomul.backends.emit import Epilogue
 from nomul.backends.frame import KernelFrame, split_index
 from nomul.backends.group import Group
 from nomul.backends.kernels.row_sweep import RowSweep, square_root
-from nomul.backends.mathlib import exp_nonpositive
+from nomul.backends.mathlib import exp_nonpositive, log
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir.body import buffer_at, let, loop
@@ -38,7 +38,7 @@ def refusal(group: Group) -> str | None:
         return "operands are not f32"
     if any(value is not None and (value.producer is not None or value.type.encoding) for value in anchor.args):
         return "an operand is computed inside the group, or encoded"
-    if anchor.op == "nn.softmax" and anchor.attrs["axis"] != len(anchor.result.shape) - 1:
+    if "axis" in anchor.attrs and anchor.attrs["axis"] != len(anchor.result.shape) - 1:
         return "not over the last axis"
     return None
 
@@ -59,6 +59,12 @@ def rms_norm_rows(group: Group, target: Target) -> Built:
 def softmax_rows(group: Group, target: Target) -> Built:
     """Maximum, exponentials into scratch with their sum, then the quotients."""
     return _build(group, target, _Rows.softmax)
+
+
+@kernel("nn.log_softmax", accepts=refusal, rank=20)
+def log_softmax_rows(group: Group, target: Target) -> Built:
+    """Maximum, sum of exponentials, then the elements less the logarithm of that sum."""
+    return _build(group, target, _Rows.log_softmax)
 
 
 def _build(group: Group, target: Target, emit: Callable[[_Rows], None]) -> Built:
@@ -134,6 +140,16 @@ class _Rows:
 
         share = let("share", tirx.FloatImm("float32", 1.0) / self.sweep.total(exponential))
         self._write(lambda place, lanes: load(self.kept, place, lanes), share, None, None)
+
+    def log_softmax(self) -> None:
+        top = self.sweep.largest(self._element, float("-inf"))
+
+        def exponential(place: Expr, lanes: int) -> Expr:
+            return exp_nonpositive(let("below", self._element(place, lanes) - spread(top, lanes)))
+
+        level = let("level", top + log(self.sweep.total(exponential)))
+        one = tirx.FloatImm("float32", 1.0)
+        self._write(lambda place, lanes: self._element(place, lanes) - spread(level, lanes), one, None, None)
 
     # -- parts -------------------------------------------------------------------------------------------------
     def _element(self, place: Expr, lanes: int) -> Expr:

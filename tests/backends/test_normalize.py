@@ -17,6 +17,7 @@ KERNELS = {
     "plain_layer_norm": ("nn.layer_norm/f32/layer_norm_rows", lambda b, x: b.nn.layer_norm(x), 0),
     "rms_norm": ("nn.rms_norm/f32/rms_norm_rows", lambda b, x, *w: b.nn.rms_norm(x, *w), 1),
     "softmax": ("nn.softmax/f32/softmax_rows", lambda b, x: b.nn.softmax(x, axis=2), 0),
+    "log_softmax": ("nn.log_softmax/f32/log_softmax_rows", lambda b, x: b.nn.log_softmax(x, axis=2), 0),
     "softmax_and_more": (
         "nn.softmax/f32/softmax_rows",
         lambda b, x: b.ew.add(b.ew.mul(b.nn.softmax(x, axis=2), 2.0), x),
