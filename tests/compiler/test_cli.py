@@ -27,7 +27,7 @@ func @main(%x: f32[S, 4], %i: i64[S]) -> (f32[S, 3]) {
 DOUBLE = """\
 nomul.ir 1
 dim S in [1, 512]
-func @main(%x: f32[S, 4]) -> (f32[S, 4]) {
+func @main(%x: f32[S, 4]) -> (z: f32[S, 4]) {
   %z = ew.mul %x, 2.0 : f32[S, 4]
   return %z
 }

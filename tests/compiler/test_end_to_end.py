@@ -24,7 +24,7 @@ weight @table : f32[50, 16]
 weight @up.weight : f32[32, 16]
 weight @up.bias : f32[32]
 weight @down.weight : f32[16, 32]
-func @main(%ids: i64[B, S], %x: f32[B, S, 16]) -> (f32[B, S, 16]) {
+func @main(%ids: i64[B, S], %x: f32[B, S, 16]) -> (result: f32[B, S, 16]) {
   %e = index.gather @table, %ids : f32[B, S, 16]                         loc("embed")
   %s = ew.add %e, %x : f32[B, S, 16]                                     loc("embed")
   %u = nn.linear %s, @up.weight, @up.bias : f32[B, S, 32]                loc("up")
@@ -100,7 +100,7 @@ def test_run_with_arrays_and_with_random_ones(
     np.savez(tmp_path / "in.npz", ids=ids, x=x)
     assert main(["run", str(files[1]), str(tmp_path / "in.npz"), "-o", str(tmp_path / "a.npz")]) == 0
     assert main(["run", str(files[0]), str(tmp_path / "in.npz"), "-o", str(tmp_path / "b.npz")]) == 0
-    np.testing.assert_allclose(np.load(tmp_path / "a.npz")["y"], np.load(tmp_path / "b.npz")["y"], atol=1e-3)
+    np.testing.assert_allclose(np.load(tmp_path / "a.npz")["result"], np.load(tmp_path / "b.npz")["result"], atol=1e-3)
     capsys.readouterr()
     assert main(["run", str(files[1]), "--random", "--dim", "B=3", "--threads", "2"]) == 0
     assert "float32[3, 64, 16]" in capsys.readouterr().out
