@@ -32,6 +32,13 @@ def test_make_targets_exist() -> None:
     assert named and all(f"\n{target}:" in makefile for target in named)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/how-to-add.md", "docs/benchmarks.md"])
+def test_files_that_a_page_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[a-z_]+/)+[A-Za-z0-9_]+\.(?:py|c|h|md))`", text))
+    assert named and [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
 @pytest.mark.slow
 def test_commands(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
