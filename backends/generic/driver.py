@@ -42,7 +42,18 @@ def build(group: Group, target: Target) -> Built:
             tiles = _walk_lines(pull, heavy[0])
         else:
             tiles = _walk_result(pull)
-    return Built(frame.function, tiles=tiles, grain=_grain(group, tiles), scratch=pull.scratch)
+    return Built(
+        frame.function, tiles=tiles, grain=_grain(group, tiles), scratch=pull.scratch, inplace=_inplace(group, staged)
+    )
+
+
+def _inplace(group: Group, staged: Sequence[Node]) -> tuple[int, ...]:
+    """A scatter may write into the memory of what it scatters into, where nothing else reads that."""
+    if len(staged) != 1 or group.func.returns != staged[0].results or rules()[staged[0].op].kind != "whole":
+        return ()
+    source = staged[0].args[0]
+    positions = [i for i, param in enumerate(group.func.params) if param is source and len(param.users) == 1]
+    return tuple(position for position in positions if position not in group.weights)
 
 
 def _staged(group: Group, heavy: Sequence[Node]) -> list[Node]:
@@ -79,7 +90,10 @@ def _run_stages(pull: Pull, staged: Sequence[Node]) -> None:
             with pull.scope():
                 _fill(pull, node, stores)
             pull.stored.update(zip(node.results, stores, strict=True))
-        for position, value in enumerate(pull.frame.group.func.returns):
+        returns = pull.frame.group.func.returns
+        for position, value in enumerate(returns):
+            if value in pull.stored and returns.index(value) == position:
+                continue  # it is there
             with pull.loops(*(pull.size(size) for size in value.shape)) as index:
                 pull.frame.write(position, index, pull.element(value, index))
 

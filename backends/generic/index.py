@@ -9,10 +9,10 @@ from tvm import tirx
 from nomul.backends.emit import Expr, Index
 from nomul.backends.expressions import bind
 from nomul.backends.frame import index_constant
-from nomul.backends.generic import element, line, whole
-from nomul.backends.generic.pull import Cell, Line, Pull, Stored, replaced
+from nomul.backends.generic import element, whole
+from nomul.backends.generic.pull import Pull, Stored, replaced
 from nomul.backends.generic.view import operand_shape
-from nomul.ir.graph import Node, Value
+from nomul.ir.graph import Node
 
 
 def wrapped(number: Expr, size: Expr) -> Expr:
@@ -93,63 +93,3 @@ def scatter_elements(pull: Pull, node: Node, destination: Stored) -> None:
         place = wrapped(pull.operand(node, 1, index), pull.size(node.result.shape[axis]))
         target = replaced(index, axis, place)
         destination.write(target, combine(destination.read(target), pull.operand(node, 2, index)))
-
-
-@line("index.top_k")
-def top_k(pull: Pull, node: Node) -> Line:
-    """Each step seeks the first in order (value, then index) behind the one taken before: O(k n), no memory."""
-    axis, largest = node.attrs["axis"], node.attrs["largest"]
-    x = node.args[0]
-    assert x is not None
-    size = pull.size(x.shape[axis])
-
-    def prepare(index: Index) -> Callable[[Index], tuple[Expr, ...]]:
-        taken = _Candidate(pull, x, index_constant(-1))
-
-        def step(place: Index) -> tuple[Expr, ...]:
-            best = _Candidate(pull, x, index_constant(-1))
-            with pull.loops(size) as (i,):
-                value = pull.element(x, replaced(index, axis, i))
-                behind = tirx.Or(taken.is_none(), _before(taken.value, taken.place, value, i, largest))
-                better = tirx.Or(best.is_none(), _before(value, i, best.value, best.place, largest))
-                with pull.when(tirx.And(behind, better)):
-                    best.take(value, i)
-            taken.take(best.value, best.place)
-            return best.value, best.place
-
-        return step
-
-    return Line.along(node.results[0].shape, axis, prepare)
-
-
-class _Candidate:
-    """An element and its place; place -1 for none."""
-
-    def __init__(self, pull: Pull, x: Value, place: Expr) -> None:
-        self._value = Cell(tirx.const(0, pull.type(x.dtype)))
-        self._place = Cell(place)
-
-    @property
-    def value(self) -> Expr:
-        return self._value.get()
-
-    @property
-    def place(self) -> Expr:
-        return self._place.get()
-
-    def is_none(self) -> Expr:
-        return self.place < index_constant(0)
-
-    def take(self, value: Expr, place: Expr) -> None:
-        self._value.set(value)
-        self._place.set(place)
-
-
-def _before(value: Expr, place: Expr, other: Expr, other_place: Expr, largest: bool) -> Expr:
-    """Whether (value, place) comes before another element in the order of top_k; NaN comes last, as numpy sorts it."""
-    ahead = value > other if largest else value < other
-    level = tirx.EQ(value, other)
-    if value.ty.dtype.startswith("float"):
-        ahead = tirx.Or(ahead, tirx.And(tirx.isnan(other), tirx.Not(tirx.isnan(value))))
-        level = tirx.Or(level, tirx.And(tirx.isnan(other), tirx.isnan(value)))
-    return tirx.Or(ahead, tirx.And(level, place < other_place))

@@ -41,7 +41,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of elements in scratch. first: place of element 0 in the buffer."""
+    """A row of elements in memory. first: place of element 0 in the buffer."""
 
     buffer: Any
     first: Expr
@@ -55,7 +55,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Stored:
-    """All elements of `value`, row-major, in scratch."""
+    """All elements of `value`, row-major, in memory."""
 
     value: Value
     strip: Strip
@@ -164,7 +164,11 @@ class Pull:
         return Strip(buffer_at("scratch", dtype, self.frame.scratch), self.size(first // size))
 
     def store(self, value: Value) -> Stored:
-        """Room for all elements of a value; enter it into `stored` once it is filled."""
+        """Room for all elements of a value, in the result where it is one; enter it into `stored` once it is filled."""
+        for position, returned in enumerate(self.frame.group.func.returns):
+            if returned is value:
+                buffer = self.frame.buffer(self.frame.results[position])
+                return Stored(value, Strip(buffer, index_constant(0)), self.frame)
         return Stored(value, self.strip(storage_type(value.dtype), value.type.numel), self.frame)
 
     # -- control -----------------------------------------------------------------------------------------------

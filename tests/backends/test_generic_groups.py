@@ -135,6 +135,20 @@ def test_groups(on: str) -> None:
                 close(got, expected, 1e-5), build.__name__
 
 
+def test_scatter_in_place() -> None:
+    def build(b: Any, x: Any, indices: Any, updates: Any) -> Any:
+        return b.index.scatter_nd(x, indices, b.ew.neg(updates))
+
+    group = make_group(build, t("f32[D, S]"), t("i64[T, 1]"), t("f32[T, S]"))
+    (kernel,) = compile_kernels(all_kernels()["any/f32/generic"], [group], level(level_names()[0]))
+    assert kernel.built.inplace == (0,) and kernel.built.scratch == 0
+    rng = np.random.default_rng(2)
+    arrays = [rng.random((9, 3), "f4"), rng.permutation(9)[:4, None].astype("i8"), rng.random((4, 3), "f4")]
+    close(kernel(*arrays, inplace=0)[0], reference(group, arrays)[0], 0)
+    twice = make_group(lambda b, x, i: b.index.scatter_nd(x, i, x), t("f32[D, S]"), t("i64[D, 1]"))
+    assert all_kernels()["any/f32/generic"].build(twice, level(level_names()[0])).inplace == ()
+
+
 def test_encoded_weights_are_decoded() -> None:
     from nomul.ir.encodings import get_encoding
 
