@@ -49,9 +49,10 @@ def _exchanged(vectors: list[Expr]) -> list[Expr]:
     """n vectors of n lanes, n = 1, 2 or 4: vector j of the result has all lanes number j."""
     if len(vectors) == 1:
         return vectors
-    if len(vectors) == 2:
-        return [_lanes(*vectors, (0, 2)), _lanes(*vectors, (1, 3))]
-    a, b, c, d = vectors
+    a, b, *others = vectors
+    if not others:
+        return [_lanes(a, b, (0, 2)), _lanes(a, b, (1, 3))]
+    c, d = others
     even, odd = _lanes(a, b, (0, 2, 4, 6)), _lanes(a, b, (1, 3, 5, 7))
     even_next, odd_next = _lanes(c, d, (0, 2, 4, 6)), _lanes(c, d, (1, 3, 5, 7))
     return [

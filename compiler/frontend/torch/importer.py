@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class Importer:
         params, values = [], []
         for node, spec in zip(nodes, self.program.graph_signature.input_specs, strict=True):
             self.lowering.node = node
-            value = self._guarded(node, "input", lambda node=node, spec=spec: self._input(node, spec))
+            value = self._guarded(node, "input", partial(self._input, node, spec))
             values.append(value)
             if spec.kind is InputKind.USER_INPUT and isinstance(value, Value):
                 params.append(value)

@@ -44,7 +44,7 @@ class Affine:
         """Axes along which the number changes."""
         return [axis for axis, step in enumerate(self.steps) if step != ZERO]
 
-    def with_shape(self, shape: Shape) -> Affine:
+    def with_shape(self, shape: Shape) -> Affine | Uniform:
         """Broadcast to a shape of at least this rank."""
         steps = (ZERO,) * (len(shape) - len(self.shape)) + self.steps
         return affine(self.dtype, shape, steps, self.offset)

@@ -32,9 +32,12 @@ def attention(
         raise g.unsupported("dropout in attention is random", "call model.eval() before exporting")
     shape = g.shape()
     size = q.shape[-1].value
-    if scale is None and size is None:
+    if scale is not None:
+        factor = float(g.symbols.number(scale))
+    elif size is not None:
+        factor = 1 / math.sqrt(size)
+    else:
         raise g.unsupported(f"attention over heads of dynamic size {q.shape[-1]} needs a scale")
-    factor = 1 / math.sqrt(size) if scale is None else float(g.symbols.number(scale))
     mask, causal = _split_mask(g, attn_mask, q.dtype)
     if mask is not None:
         mask = _mask_rank4(g, mask, q.type.rank)

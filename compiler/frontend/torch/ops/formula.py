@@ -110,10 +110,8 @@ def _equality(g: Lowering, difference: Affine | Uniform, wanted: bool) -> Unifor
 def _leaves(g: Lowering, x: Choice, op: str, y: bool | int | float) -> Lazy | None:
     """An element-wise op on both numbers of a choice."""
     dtype = common_dtype([x, y])
-    yes, no = (
-        g.elementwise(f"ew.{op}", [Uniform(x.dtype, (), number), y], dtype).number
-        for number in (x.yes, x.no)  # type: ignore[union-attr]
-    )
+    folded = [g.elementwise(f"ew.{op}", [Uniform(x.dtype, (), number), y], dtype) for number in (x.yes, x.no)]
+    yes, no = (uniform.number for uniform in folded if isinstance(uniform, Uniform))  # numbers fold to numbers
     return choose(g.dtype(), x.mask, yes, no, g.ranges)
 
 

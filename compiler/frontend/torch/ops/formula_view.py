@@ -244,7 +244,7 @@ def _read(g: Lowering, x: Value, indices: Sequence[Affine]) -> Value | None:
         return None  # an index may be outside: let a gather deal with it
     for axis, (formula, end) in enumerate(zip(indices, ends, strict=True)):
         x = g.slice(x, axis, formula.offset, end)
-    order = sorted(range(len(indices)), key=lambda axis: walks[axis] if walks[axis] is not None else 0)
+    order = sorted(range(len(indices)), key=lambda axis: walks[axis] or 0)
     x = g.transpose(x, [*order, *range(len(indices), x.type.rank)])
     narrow = [shape[place] if place in places else ONE for place in range(lead)]
     return g.expand(g.reshape(x, (*narrow, *rest)), shape)

@@ -89,7 +89,7 @@ def index_put(
     g: Lowering, x: Operand, indices: Sequence[Operand | None], values: Operand, accumulate: bool = False
 ) -> Value:
     (first, *others) = [index for index in indices if index is not None]
-    one_mask = not others and first.dtype is DType.BOOL and indices[0] is first
+    one_mask = not others and getattr(first, "dtype", None) is DType.BOOL and indices[0] is first
     if one_mask and not accumulate and len(getattr(values, "shape", ())) == 0:
         return _put_masked(g, g.tensor(x), first, values)
     given = _indices(g, indices)
