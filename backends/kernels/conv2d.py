@@ -109,7 +109,7 @@ class _Convolution:
         low = geometry.pixel_tiles.bounds(frame.group.ranges)[0]
         self.shares = min(self.panels, -(-_TILES // max(1, int(low))))
         self.tile = RegisterTile.of(frame.target, self.group_width, decoded=w.type.encoding is not None)
-        self.output = Output(frame, geometry.node, bias, self.tile.lanes, Dim.of(self.group_width))
+        self.output = Output(frame, geometry.node, bias, frame.target.vector_bytes // 4, Dim.of(self.group_width))
         self.weights = buffer_at("weights", stored, frame.pointers[w][0])
         self.decode = linear.weight_decoder(w.type.encoding.name if w.type.encoding else None, frame.target)
         self.strip = Strip(
@@ -167,4 +167,6 @@ class _Convolution:
 
         column = let("column", group * self.group_width + in_group * PANEL)
 
-        self.output.multiply(inner, Part(pixels, place, column, used), rows, weights, self.over)
+        self.output.multiply(
+            inner, Part(pixels, place, self.geometry.channels[1], column, used), rows, weights, self.over
+        )

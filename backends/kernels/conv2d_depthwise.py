@@ -120,6 +120,7 @@ class _Depthwise:
         self.output = Output(frame, geometry.node, bias, self.lanes, Dim.of(geometry.channels[0]), BLOCK)
         self.weights = buffer_at("weights", stored, frame.pointers[w][0])
         self.decode = linear.weight_decoder(w.type.encoding.name if w.type.encoding else None, frame.target)
+        self.is_direct = self.output.is_short and geometry.channels[0] % BLOCK == 0
         self.strip = Strip(
             frame,
             x,
@@ -166,15 +167,15 @@ class _Depthwise:
             self._accumulate(source + offset, block, offset)
             for p in range(self.run):
                 sums = load(self.registers, p * self.lanes, self.lanes)
-                if not self.output.is_direct:
+                if not self.is_direct:
                     store_vector(self.output.sums, p * BLOCK + offset, sums)
                     continue
                 with when(pixel + p < pixels):
                     self.output.write(place(index(p)), channel + offset, sums)
-        if not self.output.is_direct:
+        if not self.is_direct:
             count = let("count", tirx.min(index(self.run), pixels - pixel))
             used = let("used", tirx.min(index(BLOCK), index(self.geometry.channels[0]) - channel))
-            self.output.write_rows(Part(count, place, channel, used))
+            self.output.write_rows(Part(count, place, self.geometry.channels[0], channel, used))
 
     def _accumulate(self, source: Expr, block: Expr, offset: Expr) -> None:
         """One vector of channels of `run` pixels, into the registers."""

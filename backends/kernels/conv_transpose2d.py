@@ -94,7 +94,7 @@ class _Transposed:
         self.panels = -(-self.channels[1] // PANEL)
         self.strips = ceil_div(ceil_div(node.result.shape[2], self.strides[1]), PIXELS)
         self.tile = RegisterTile.of(frame.target, self.channels[1], decoded=w.type.encoding is not None)
-        self.output = Output(frame, node, bias, self.tile.lanes, Dim.of(self.channels[1]))
+        self.output = Output(frame, node, bias, frame.target.vector_bytes // 4, Dim.of(self.channels[1]))
         self.weights = buffer_at("weights", stored, frame.pointers[w][0])
         self.decode = linear.weight_decoder(w.type.encoding.name if w.type.encoding else None, frame.target)
         lines, columns = (-(-size // stride) for size, stride in zip(self.kernel, self.strides, strict=True))
@@ -148,7 +148,7 @@ class _Transposed:
             flat = let("flat", (pixel + r * stride) * self.channels[1])
             return Place(flat, lambda: (lead[0], lead[1], lead[2] + r * stride))
 
-        self.output.multiply(inner, Part(pixels, place, column, used), rows, weights, over)
+        self.output.multiply(inner, Part(pixels, place, stride * self.channels[1], column, used), rows, weights, over)
 
 
 def _divide(value: Expr, divisor: int) -> tuple[Expr, Expr]:

@@ -171,7 +171,7 @@ class _Linear:
         self.frame, self.view, self.anchor = frame, view, anchor
         self.width, self.depth = int(w.shape[0]), int(w.shape[1])
         self.tile = RegisterTile.of(frame.target, self.width, decoded=w.type.encoding is not None)
-        self.output = Output(frame, anchor, bias, self.tile.lanes, Dim.of(self.width))
+        self.output = Output(frame, anchor, bias, frame.target.vector_bytes // 4, Dim.of(self.width))
         self.weights = buffer_at("weights", stored, frame.pointers[w][0])
         self.decode = weight_decoder(w.type.encoding.name if w.type.encoding else None, frame.target)
 
@@ -211,7 +211,7 @@ class _Linear:
             flat = let("flat", (first + row) * self.width)
             return Place(flat, lambda: self._lead(first + row))
 
-        part = Part(left, place, column, used)
+        part = Part(left, place, self.width, column, used)
         self.output.multiply(inner, part, rows, weights, Reduction(self.depth))
 
     def _lead(self, row: Expr) -> tuple[Expr, ...]:

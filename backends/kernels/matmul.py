@@ -80,8 +80,9 @@ class _Matmul:
         self.frame, self.left, self.right = frame, left, right
         self.sizes = (x.shape[-2], y.shape[-1], x.shape[-1])
         self.batch = anchor.result.shape[:-2]
+        self.lanes = frame.target.vector_bytes // 4
         self.tile = RegisterTile.of(frame.target, self.sizes[1].value)
-        self.output = Output(frame, anchor, None, self.tile.lanes, self.sizes[1])
+        self.output = Output(frame, anchor, None, self.lanes, self.sizes[1])
         self.scratch = buffer_at("packed", "float32", frame.scratch)  # behind the sums of a tile
         self.batches = [self._batch_strides(view, value.shape) for view, value in ((left, x), (right, y))]
 
@@ -131,7 +132,7 @@ class _Matmul:
         buffer, step = self.frame.buffer(self.right.param), self.frame.size(self.right.strides[-2])
         with loop("k", depth) as k:
             source, target = let("source", start + k * step), let("target", k * PANEL + ROWS * PANEL)
-            for piece, lanes in column_pieces(self.sizes[1], self.tile.lanes, PANEL, used):
+            for piece, lanes in column_pieces(self.sizes[1], self.lanes, PANEL, used):
                 with piece as offset:
                     store_vector(self.scratch, target + offset, load(buffer, source + offset, lanes))
 
@@ -140,7 +141,7 @@ class _Matmul:
         buffer, stride, side = (
             self.frame.buffer(self.right.param),
             self.frame.size(self.right.strides[-1]),
-            self.tile.lanes,
+            self.lanes,
         )
         blocks_across = let("blocks", tirx.truncdiv(used, index(side)))
         blocks_down = let("blocks", tirx.truncdiv(depth, index(side)))
@@ -179,4 +180,4 @@ class _Matmul:
             return Place(flat, lambda: (*batch, row + r))
 
         panel = Panel(self.scratch, index(ROWS * PANEL))
-        self.output.multiply(inner, Part(left, place_of, first, used), rows, panel, Reduction(depth))
+        self.output.multiply(inner, Part(left, place_of, width, first, used), rows, panel, Reduction(depth))

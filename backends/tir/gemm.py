@@ -7,7 +7,7 @@ AVX-512 takes 10 loads for 16 multiply-adds and runs at the multiply-add peak (b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -82,8 +82,8 @@ class InnerKernel:
         self.rounded = padded and len(self.rest) > 1
         if self.rounded:
             self.rest = [ROUNDED_HEIGHT]
-        size = max(height * tile.vectors(height) * tile.unroll(height) for height in (self.full, *self.rest))
-        self._sums = local("sums", "float32", size * tile.lanes)
+        sizes = [height * sum(tile.vectors(height)) * tile.unroll(height) for height in (self.full, *self.rest)]
+        self._sums = local("sums", "float32", max(sizes))
 
     def block(self, count: Expr | int, columns: Expr | int, product: Product) -> None:
         """Products of `count` rows with the first `columns` columns of the panel (rounded up to whole passes)."""
@@ -114,19 +114,20 @@ class InnerKernel:
 
     def _passes(self, height: int, row: Expr, columns: Expr | int, product: Product) -> None:
         """The panel in passes of as many columns as the registers take."""
-        width = self.tile.vectors(height) * self.tile.lanes
-        if width == PANEL:
+        width = sum(self.tile.vectors(height))
+        if self.tile.covers or width == PANEL:
             self._tile(height, row, index(0), product)
             return
         with loop("pass", tirx.truncdiv(index(columns) + (width - 1), index(width))) as number:
             self._tile(height, row, let("column", number * width), product)
 
     def _tile(self, height: int, row: Expr, column: Expr, product: Product) -> None:
-        lanes, vectors, unroll = self.tile.lanes, self.tile.vectors(height), self.tile.unroll(height)
-        rows, panel = product.rows, product.panel
-        sums = [[lanes_at((r * vectors + v) * lanes, lanes) for v in range(vectors)] for r in range(height * unroll)]
+        unroll, rows, panel = self.tile.unroll(height), product.rows, product.panel
+        vectors = list(_places(self.tile.vectors(height)))
+        width = sum(self.tile.vectors(height))
+        sums = [[lanes_at(r * width + first, lanes) for first, lanes in vectors] for r in range(height * unroll)]
         for places in sums:
-            for place in places:
+            for place, (_, lanes) in zip(places, vectors, strict=True):
                 store(self._sums, place, spread(self.zero, lanes))
         a_start = let("a_start", rows.start + row * rows.stride)
         b_start = let("b_start", panel.start + column)
@@ -134,24 +135,30 @@ class InnerKernel:
         def step(a_place: Expr, k: Expr, part: int) -> None:
             b_place = let("b_place", b_start + k * PANEL)
             if height >= PREFETCH_HEIGHT:
-                _prefetch(panel.buffer, b_place + PREFETCH_STEPS * PANEL, vectors * lanes)
-            stored = [load(panel.buffer, b_place + v * lanes, lanes) for v in range(vectors)]
+                _prefetch(panel.buffer, b_place + PREFETCH_STEPS * PANEL, width)
+            stored = [load(panel.buffer, b_place + first, lanes) for first, lanes in vectors]
             weights = [let("b", panel.decode(vector)) for vector in stored]
             for r in range(height):
-                element = let("a", spread(rows.buffer[a_start + a_place * rows.step + r * rows.stride], lanes))
-                for place, weight in zip(sums[part * height + r], weights, strict=True):
-                    store(self._sums, place, fma(element, weight, tirx.BufferLoad(self._sums, [place])))
+                element = let("element", rows.buffer[a_start + a_place * rows.step + r * rows.stride])
+                for place, weight, (_, lanes) in zip(sums[part * height + r], weights, vectors, strict=True):
+                    total = tirx.BufferLoad(self._sums, [place])
+                    store(self._sums, place, fma(spread(element, lanes), weight, total))
 
         _reduce(product.over, unroll, step)
-        self._finish(height, row, column, sums, product.sink)
-
-    def _finish(self, height: int, row: Expr, column: Expr, sums: list[list[Any]], sink: Sink) -> None:
         for r in range(height):
-            for v, place in enumerate(sums[r]):
-                total = tirx.BufferLoad(self._sums, [place])
-                for part in range(1, len(sums) // height):
+            for v, (first, _) in enumerate(vectors):
+                total = tirx.BufferLoad(self._sums, [sums[r][v]])
+                for part in range(1, unroll):
                     total = total + tirx.BufferLoad(self._sums, [sums[part * height + r][v]])
-                sink(row + r, column + v * self.tile.lanes, total)
+                product.sink(row + r, column + first, total)
+
+
+def _places(widths: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """(first column, lanes) of vectors side by side."""
+    first = 0
+    for lanes in widths:
+        yield first, lanes
+        first += lanes
 
 
 def _reduce(over: Reduction, unroll: int, step: Callable[[Expr, Expr, int], None]) -> None:

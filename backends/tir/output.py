@@ -9,7 +9,7 @@ from typing import Any
 
 from tvm import tirx
 
-from nomul.backends.emit import Epilogue
+from nomul.backends.emit import Epilogue, lanes_of, widen
 from nomul.backends.frame import KernelFrame
 from nomul.backends.tir.body import buffer_at, index, let, loop, when
 from nomul.backends.tir.gemm import InnerKernel, Panel, Product, Reduction, Rows
@@ -21,6 +21,7 @@ from nomul.ir.graph import Constant, Node, Value
 Expr = Any
 _CHEAP = frozenset({"ew.add", "ew.sub", "ew.mul", "ew.neg", "ew.abs", "ew.max", "ew.min", "ew.clip", "ew.relu"})
 _MOST_CHEAP = 4
+_ROWS_TOGETHER = 8  # of a result with one column: divides the rows of a tile
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the result: rows [0, count), each at `place(row)`, of columns [column, column + used) of one panel."""
+    """A part of the result: rows [0, count), each at `place(row)`, of columns [column, column + used) of one panel.
+
+    step: elements of the result from one row to the next."""
 
     count: Expr
     place: Callable[[Expr], Place]
+    step: Expr | int
     column: Expr
     used: Expr
 
@@ -59,12 +63,11 @@ class Output:
         self.sums = buffer_at("sums", "float32", kernel.scratch)
 
     @property
-    def is_direct(self) -> bool:
-        """Whether sums are best finished while they are in registers: whole panels, and code short enough to repeat."""
-        nodes = [node for node in self.kernel.group.func.nodes if node.op in _CHEAP]
+    def is_short(self) -> bool:
+        """Whether the code that finishes a vector is short enough to repeat it for each vector in registers."""
         chain = [node for node in self.kernel.group.func.nodes if node.op.startswith("ew.")]
-        short = len(nodes) == len(chain) <= _MOST_CHEAP
-        return short and (self.width.value or 1) % self.panel == 0 and not self._needs_lead
+        short = len(chain) <= _MOST_CHEAP and all(node.op in _CHEAP for node in chain)
+        return short and not self._needs_lead
 
     @property
     def _needs_lead(self) -> bool:
@@ -83,19 +86,19 @@ class Output:
     def write(self, place: Place, column: Expr, sums: Expr) -> None:
         """Finish and store one vector (or scalar) of sums, that of `column` and those behind it."""
         lanes = int(sums.ty.dtype.lanes)
-        column_places = lanes_at(column, lanes)
-        flat_places = lanes_at(place.flat + column, lanes)
+        lead = place.lead() if self._needs_lead else (index(0),) * (len(self.anchor.shape) - 1)
+        self._finish(lanes_at(place.flat + column, lanes), (*lead, lanes_at(column, lanes)), sums)
+
+    def _finish(self, flat: Expr, where: tuple[Expr, ...], sums: Expr) -> None:
+        """flat: the places in the result.  where: their index along each axis."""
         if self.bias is not None:
-            sums = sums + self.kernel.read(self.bias, (column_places,))
-        rank = len(self.anchor.shape)
-        lead = place.lead() if self._needs_lead else (index(0),) * (rank - 1)
+            sums = sums + widen(self.kernel.read(self.bias, where[-1:]), lanes_of(sums))
 
-        def load(param: Value, where: tuple[Expr, ...]) -> Expr:
+        def load(param: Value, at: tuple[Expr, ...]) -> Expr:
             full = param.shape == self.anchor.shape
-            return self.kernel.read_flat(param, flat_places) if full else self.kernel.read(param, where)
+            return self.kernel.read_flat(param, flat) if full else self.kernel.read(param, at)
 
-        finished = self.epilogue.apply(let("sums", sums), (*lead, column_places), load)
-        self.kernel.write_flat(0, flat_places, finished)
+        self.kernel.write_flat(0, flat, self.epilogue.apply(let("sums", sums), where, load))
 
     def multiply(self, inner: InnerKernel, part: Part, rows: Rows, panel: Panel, over: Reduction) -> None:
         """Compute a part of the result: `rows` times `panel`."""
@@ -106,19 +109,33 @@ class Output:
         def aside(row: Expr, offset: Expr, sums: Expr) -> None:
             store_vector(self.sums, row * self.panel + offset, sums)
 
-        is_direct = self.is_direct
+        is_direct = self.is_short and inner.tile.fills(self.width.value)
         inner.block(part.count, part.used, Product(rows, panel, over, direct if is_direct else aside))
         if not is_direct:
             self.write_rows(part)
 
     def write_rows(self, part: Part) -> None:
         """Finish a part whose sums stand in `sums`, a panel to a row."""
-        with loop("row", part.count) as row:
+        done = index(0)
+        if self.width == Dim.of(1) and not self._needs_lead:
+            done = self._write_column(part)
+        with loop("row", part.count - done, done) as row:
             target, base = part.place(row), let("base", row * self.panel)
             for column, lanes in column_pieces(self.width, self.lanes, self.panel, part.used):
                 with column as offset:
                     sums = tirx.BufferLoad(self.sums, [lanes_at(base + offset, lanes)])
                     self.write(target, let("column", part.column + offset), sums)
+
+    def _write_column(self, part: Part) -> Expr:
+        """Whole vectors of rows of a result with one column; how many rows that are."""
+        lanes = min(self.lanes, _ROWS_TOGETHER)
+        vectors = let("vectors", tirx.truncdiv(part.count, index(lanes)))
+        with loop("vector", vectors) as number:
+            row = let("row", number * lanes)
+            sums = tirx.BufferLoad(self.sums, [tirx.Ramp(row * self.panel, index(self.panel), lanes)])
+            flat = tirx.Ramp(part.place(row).flat + part.column, index(part.step), lanes)
+            self._finish(flat, (index(0),) * len(self.anchor.shape), sums)
+        return let("done", vectors * lanes)
 
 
 def column_pieces(width: Dim, lanes: int, panel: int, used: Expr) -> list[tuple[Any, int]]:

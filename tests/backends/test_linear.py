@@ -47,6 +47,8 @@ def random(*shape: int) -> np.ndarray:
         (37, 45, None),
         (1, 1, None),
         (5, 16, None),
+        (7, 24, None),
+        (9, 8, None),
         (33, 88, None),
         (64, 50, "f16"),
         (37, 32, "f16"),
@@ -158,3 +160,13 @@ def test_refuses_columns() -> None:
     assert all_kernels()["nn.linear/f32/packed"].accepts(group) == (
         "rows of the operand are not evenly spaced runs of elements"
     )
+
+
+@pytest.mark.parametrize("name", level_names())
+def test_one_column(name: str) -> None:
+    """Rows are finished side by side: each with its own element of the residual, one bias for all."""
+    group = linear_group(("M",), 20, 1, None, lambda b, y, z: b.ew.sigmoid(b.ew.add(y, z)), Tensor.of("f32", "M", 1))
+    run = compile_kernel(all_kernels()["nn.linear/f32/packed"], group, level(name))
+    for rows in (1, 15, 16, 41):
+        inputs = [random(rows, 20), random(1, 20), random(1), random(rows, 1)]
+        close(run(*inputs)[0], reference(group, inputs)[0], 1e-5)
