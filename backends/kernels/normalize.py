@@ -32,14 +32,21 @@ def refusal(group: Group) -> str | None:
     """Why this group is not served, or None."""
     anchor = group.anchor
     assert anchor is not None
+    if anchor.attrs.get("axis", len(anchor.result.shape) - 1) != len(anchor.result.shape) - 1:
+        return "not over the last axis"
+    return operand_refusal(group)
+
+
+def operand_refusal(group: Group) -> str | None:
+    """Why the operands or the result do not fit, or None."""
+    anchor = group.anchor
+    assert anchor is not None
     if len(group.func.returns) != 1 or group.func.returns[0].type != anchor.result.type:
         return "the result is not of the norm's type"
     if any(value is not None and value.dtype is not DType.F32 for value in anchor.args):
         return "operands are not f32"
     if any(value is not None and (value.producer is not None or value.type.encoding) for value in anchor.args):
         return "an operand is computed inside the group, or encoded"
-    if "axis" in anchor.attrs and anchor.attrs["axis"] != len(anchor.result.shape) - 1:
-        return "not over the last axis"
     return None
 
 
@@ -82,11 +89,11 @@ def _build(group: Group, target: Target, emit: Callable[[_Rows], None]) -> Built
         tiles=product(x.shape[:-1]),
         grain=max(1, _THREAD_WORK // (4 * size)) if size else 1,
         scratch=x.shape[-1] * 4 if keeps else Dim.of(0),
-        inplace=_inplace(group, x),
+        inplace=inplace(group, x),
     )
 
 
-def _inplace(group: Group, x: Value) -> tuple[int, ...]:
+def inplace(group: Group, x: Value) -> tuple[int, ...]:
     """Parameters of the result's type that are read element by element; x only when the nodes behind do not read it."""
     (result,) = group.func.returns
     return tuple(
