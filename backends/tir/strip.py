@@ -8,7 +8,7 @@ from typing import Any
 from tvm import tirx
 
 from nomul.backends.frame import KernelFrame
-from nomul.backends.tir.body import buffer_at, index, let, loop, opaque, store
+from nomul.backends.tir.body import buffer_at, index, let, loop, opaque, store, when
 from nomul.backends.tir.output import column_pieces
 from nomul.backends.tir.vectors import load, spread, store_vector
 from nomul.ir.dim import Dim
@@ -47,13 +47,12 @@ class Strip:
         with loop("line", lines) as number:
             row = let("row", top + number * self._spacing)
             outside = tirx.any(row < 0, row >= height)
-            before = let("before", tirx.Select(outside, pixels, tirx.min(tirx.max(-left, index(0)), pixels)))
-            inside = let("inside", tirx.max(tirx.min(width - left, pixels), before))
+            first = let("first", tirx.Select(outside, pixels, tirx.min(tirx.max(-left, index(0)), pixels)))
+            last = let("last", tirx.max(tirx.min(width - left, pixels), first))
             target = let("target", number * self.line + self.start)
-            pixel = let("pixel", (image * height + row) * width + left)
-            self._clear(target, index(0), before, zero)
-            self._copy(target, pixel, before, inside, block)
-            self._clear(target, inside, pixels, zero)
+            with when(last - first < pixels):
+                self._clear(target, pixels, zero)
+            self._copy(target, let("pixel", (image * height + row) * width + left), first, last, block)
 
     def _copy(self, target: Expr, pixel: Expr, first: Expr, last: Expr, block: Expr | None) -> None:
         """Pixels [first, last) of a line."""
@@ -71,8 +70,8 @@ class Strip:
                 with piece as offset:
                     store_vector(self.buffer, place + offset, load(buffer, source + offset, lanes))
 
-    def _clear(self, target: Expr, first: Expr, last: Expr, zero: Expr) -> None:
-        self._elements(first, last, lambda place, lanes: spread(zero, lanes), target)
+    def _clear(self, target: Expr, pixels: Expr, zero: Expr) -> None:
+        self._elements(index(0), pixels, lambda place, lanes: spread(zero, lanes), target)
 
     def _elements(self, first: Expr, last: Expr, value: Callable[[Expr, int], Expr], target: Expr) -> None:
         """Whole pixels [first, last), as one run of elements."""
