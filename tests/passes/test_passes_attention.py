@@ -98,6 +98,28 @@ def test_an_expanded_mask_is_not_expanded() -> None:
     assert str(out.result.args[3]) == "%mask"
 
 
+def test_attention_in_both_directions_by_one_product() -> None:
+    def make(g: Graph) -> tuple[Value, ...]:
+        scores, v = raw_scores(g)
+        scores = g.b.ew.mul(scores, 0.5)
+        back = g.b.nn.softmax(g.b.view.transpose(scores, perm=(0, 1, 3, 2)), axis=3)
+        return attend(g, scores, v), g.b.nn.matmul(back, heads(g, "w", "S"))
+
+    out = fused(make)
+    assert out.ops.count("nn.attention") == 2
+    assert "nn.matmul" not in out.ops
+
+
+def test_transposed_scores_that_are_an_output_stay() -> None:
+    def make(g: Graph) -> Value:
+        scores, _ = raw_scores(g)
+        return g.b.ew.exp(g.b.nn.softmax(g.b.view.transpose(scores, perm=(0, 1, 3, 2)), axis=3))
+
+    out = fused(make)
+    assert out.ops.count("nn.matmul") == 1
+    assert out.reasons("transposed_scores") == ["the weights of the transposed scores are used elsewhere"]
+
+
 def test_an_additive_mask_and_a_bias_are_added_first() -> None:
     def make(g: Graph) -> Value:
         scores, v = raw_scores(g)

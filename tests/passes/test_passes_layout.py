@@ -127,6 +127,21 @@ def test_rotary_positions_are_joined_last() -> None:
     assert out.result.op == "view.concat"
 
 
+def test_interleaved_rotary_positions_are_joined_last() -> None:
+    """LightGlue turns pairs of neighbours: stack(-x[1::2], x[0::2]) and flatten."""
+
+    def make(g: Graph) -> Value:
+        b, x = g.b, g.input("x", "B", "S", 4, 6)
+        cos, sin = g.input("cos", "B", "S", 4, 6), g.input("sin", "B", "S", 4, 6)
+        pairs = b.view.reshape(x, shape=(B, S, 4, 3, 2))
+        even, odd = b.view.slice(pairs, axis=4, stop=1), b.view.slice(pairs, axis=4, start=1, stop=2)
+        turned = b.view.reshape(b.view.concat(b.ew.neg(odd), even, axis=4), shape=(B, S, 4, 6))
+        return b.ew.add(b.ew.mul(x, cos), b.ew.mul(turned, sin))
+
+    out = laid_out(make)
+    assert out.ops[-2:] == ["view.concat", "view.reshape"]
+
+
 def test_windows_of_merged_projections_are_transposed_once() -> None:
     def make(g: Graph) -> tuple[Value, ...]:
         x = g.b.view.reshape(g.input("x", "B", 4, 4, 12), shape=(B, 2, 2, 2, 2, 12))

@@ -379,6 +379,20 @@ def test_reshapes_move_behind_elementwise_and_row_ops() -> None:
     assert simplified(make).ops == ["nn.linear", "ew.mul", "nn.layer_norm"]
 
 
+def test_operands_of_full_size_are_split_where_a_reshape_merges() -> None:
+    def make(merged: bool):  # type: ignore[no-untyped-def]
+        def graph(g: Graph):  # type: ignore[no-untyped-def]
+            few, many = (S * 4, Dim.of(6)), (S, Dim.of(4), Dim.of(2), Dim.of(3))
+            x, y = (few, many) if not merged else (many, few)
+            x, y = g.input("x", *x), g.input("y", *y)
+            return g.b.ew.exp(g.b.ew.add(g.b.view.reshape(x, shape=y.shape), y))
+
+        return graph
+
+    assert simplified(make(True)).ops == ["view.reshape", "ew.add", "ew.exp", "view.reshape"]
+    assert simplified(make(False)).ops == ["view.reshape", "ew.add", "ew.exp"]
+
+
 def test_a_reshape_of_the_last_axis_stays_in_front_of_a_row_op() -> None:
     def make(g: Graph):  # type: ignore[no-untyped-def]
         return g.b.nn.softmax(g.b.view.reshape(g.input("x", "S", 8), shape=(S, Dim.of(2), Dim.of(4))), axis=2)

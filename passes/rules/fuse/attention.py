@@ -134,6 +134,31 @@ def _mask(g: Rewriter, m: Match, to_tokens: _TokenMajor) -> Value | None:
     return mask if m.second is None else g.ew.add(mask, to_tokens.mask(m.second))
 
 
+class TransposedScores(NodeRule):
+    """softmax of the transposed scores of (q @ k) -> softmax of k^T @ q^T, where values follow: matchers attend in both
+    directions with one product, which attention computes faster twice than it writes and reads it once."""
+
+    ops = ("nn.softmax",)
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        turn = produced_by(node.args[0], "view.transpose")
+        if turn is None or node.attrs["axis"] != node.result.type.rank - 1:
+            return None
+        rank = node.result.type.rank
+        swap = (*range(rank - 2), rank - 1, rank - 2)
+        scaled = produced_by(turn.args[0], "ew.mul")
+        factor = scaled.args[1] if scaled is not None and number(scaled.args[1]) is not None else None
+        product = produced_by(scaled.args[0] if scaled is not None and factor else turn.args[0], "nn.matmul")
+        if product is None or turn.attrs["perm"] != swap or any(arg.type.rank != rank for arg in product.args if arg):
+            return None
+        if not all(user.op == "nn.matmul" for user, _ in node.result.users):
+            raise NoMatch("the weights of the transposed scores are used elsewhere", node.result)
+        q, k = product.args
+        scores = g.nn.matmul(g.view.transpose(k, perm=swap), g.view.transpose(q, perm=swap))
+        scores = scores if factor is None else g.ew.mul(scores, factor)
+        return g.nn.softmax(scores, axis=rank - 1)
+
+
 class ScaleIntoAttention(NodeRule):
     """attention(q * c, k) and attention(q, k * c) -> c in the scale of attention, for a literal c, behind views too."""
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Constant, Node, Value
-from nomul.passes.graph_tools import is_elementwise, produced_by
+from nomul.passes.graph_tools import is_elementwise, is_view, produced_by
 from nomul.passes.rule import NodeRule, Rewriter
 from nomul.passes.shapes import ONE
 
 
 class ConcatBehindElementwise(NodeRule):
-    """concat(a, b) * s + y -> concat(a * s[:k] + y[:k], b * s[k:] + y[k:]), where a and b are slices of other tensors
-    or arithmetic on such slices, so that everything joins into the kernel of the concatenation."""
+    """concat(a, b) * s + y -> concat(a * s[:k] + y[:k], b * s[k:] + y[k:]), where a and b are views of other tensors
+    or arithmetic on such views, so that everything joins into the kernel of the concatenation."""
 
     ops = ("ew.add", "ew.sub", "ew.mul")
 
@@ -41,9 +41,9 @@ class ConcatBehindElementwise(NodeRule):
 
 def _is_light(value: Value | None) -> bool:
     """A view of something, or element-wise arithmetic on such views that nothing else needs."""
-    if produced_by(value, "view.slice") is not None:
-        return True
     node = value.producer if value is not None else None
+    if is_view(node):
+        return True
     if node is None or not is_elementwise(node) or len(node.result.users) > 1:
         return False
     return all(isinstance(arg, Constant) or _is_light(arg) for arg in node.args)

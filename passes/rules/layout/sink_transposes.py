@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nomul.ir.graph import Constant, Node, Value
 from nomul.ir.op import Kind
 from nomul.passes.graph_tools import is_known, produced_by
@@ -20,9 +18,9 @@ Perm = tuple[int, ...]
 
 
 def transposed(value: Value | None) -> Node | None:
-    """The transpose that makes a value, where every user of it could take the source instead."""
+    """The transpose that makes a value, where it moves something and every user of it could take the source instead."""
     node = produced_by(value, "view.transpose")
-    if node is None:
+    if node is None or turning_is_free(source(node), node.attrs["perm"]):
         return None
     users = {user for user, _ in node.result.users}
     movable = all(user.spec.kind is Kind.ELEMENTWISE or user.op in MOVABLE for user in users)
@@ -36,10 +34,7 @@ def source(node: Node) -> Value:
 
 
 def turning_is_free(value: Value, perm: Perm) -> bool:
-    """Whether a transpose of the value costs nothing: it exists already, or moves only axes of size 1, or moves back
-    what transposes above it moved."""
-    if any(user.op == "view.transpose" and user.attrs["perm"] == perm for user, _ in value.users):
-        return True
+    """Whether a transpose of the value moves nothing: only axes of size 1, or back what transposes above it moved."""
     order = [axis for axis in perm if value.shape[axis] != ONE]
     while (node := produced_by(value, "view.transpose", "view.reshape")) is not None:
         above = source(node)
@@ -52,6 +47,11 @@ def turning_is_free(value: Value, perm: Perm) -> bool:
             order = [old[new.index(axis)] for axis in order]
         value = above
     return order == sorted(order)
+
+
+def turned_already(value: Value, perm: Perm) -> bool:
+    """Whether somebody reads the value transposed in this way."""
+    return any(user.op == "view.transpose" and user.attrs["perm"] == perm for user, _ in value.users)
 
 
 def _long_axes(value: Value) -> list[int]:
@@ -70,9 +70,10 @@ class TransposeBehindElementwise(NodeRule):
         if turn is None:
             return None
         back = inverse(turn.attrs["perm"])
+        may_share = len(turn.result.users) == 1  # then this transpose goes, and the rule cannot undo its own work
         args = []
         for arg in node.args:
-            turned = self._turned(g, arg, shape, turn.attrs["perm"], back)
+            turned = self._turned(g, arg, turn, back, may_share)
             if turned is None:
                 g.discard()
                 return None
@@ -80,15 +81,17 @@ class TransposeBehindElementwise(NodeRule):
         return g.view.transpose(g.op(node.op, *args, **node.attrs), perm=turn.attrs["perm"])
 
     @staticmethod
-    def _turned(g: Rewriter, arg: Value | None, shape: tuple[Any, ...], perm: Perm, back: Perm) -> Value | None:
+    def _turned(g: Rewriter, arg: Value | None, turn: Node, back: Perm, may_share: bool) -> Value | None:
         """An operand as the function sees it before the transpose, or None where turning it costs too much."""
+        shape, perm = turn.result.shape, turn.attrs["perm"]
         if arg is None or isinstance(arg, Constant):
             return arg
-        turn = produced_by(arg, "view.transpose")
-        if turn is not None and turn.attrs["perm"] == perm:
-            return source(turn)
+        own = produced_by(arg, "view.transpose")
+        if own is not None and own.attrs["perm"] == perm:
+            return source(own)
         full = (ONE,) * (len(shape) - arg.type.rank) + arg.shape
-        if arg.shape == shape and not is_known(arg) and not turning_is_free(arg, back):
+        free = is_known(arg) or turning_is_free(arg, back) or (may_share and turned_already(arg, back))
+        if arg.shape == shape and not free:
             return None
         padded = arg if len(full) == arg.type.rank else g.view.reshape(arg, shape=full)
         return g.view.transpose(padded, perm=back)

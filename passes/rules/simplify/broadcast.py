@@ -107,7 +107,7 @@ class LeadingUnitAxes(NodeRule):
 
     def apply(self, g: Rewriter, node: Node) -> Value | None:
         for position, operand in enumerate(node.args):
-            if operand is None or not operand.shape or operand.shape[0] != ONE:
+            if operand is None or not operand.shape or operand.shape[0] != ONE or operand.shape == node.result.shape:
                 continue
             bare = self._bare(g, operand)
             if bare is not None and (made := rebuilt(g, node, position, bare)) is not None:

@@ -20,35 +20,46 @@ def keeps_last_axis(source: Shape, target: Shape) -> bool:
 
 
 class ComputeBeforeReshape(NodeRule):
-    """f(reshape(x), c) -> reshape(f(x, c)) for literals c, for known vectors along an untouched last axis, and for
-    operands reshaped alike."""
+    """f(reshape(x), c) -> reshape(f(x, c)) for literals c, known vectors along an untouched last axis, operands
+    reshaped alike, and, where the reshape merges axes, operands of full size, whose axes it costs nothing to split."""
 
     ops = ELEMENTWISE
 
     def apply(self, g: Rewriter, node: Node) -> Value | None:
         reshapes = [produced_by(arg, "view.reshape") for arg in node.args]
-        first = next((reshape for reshape in reshapes if reshape), None)
-        if first is None or first.result.shape != node.result.shape:
+        sources = [r.args[0] for r in reshapes if r is not None and r.result.shape == node.result.shape]
+        source = max((s.shape for s in sources if s is not None), key=len, default=None)
+        if source is None:
             return None
-        source = first.args[0]
-        assert source is not None
         args = []
         for arg, reshape in zip(node.args, reshapes, strict=True):
-            moved = self._moved(arg, reshape, source.shape, node.result.shape)
+            moved = self._moved(g, arg, reshape, source, node.result.shape)
             if moved is None:
+                g.discard()
                 return None
             args.append(moved)
         return g.view.reshape(g.op(node.op, *args, **node.attrs), shape=node.result.shape)
 
     @staticmethod
-    def _moved(arg: Value | None, reshape: Node | None, source: Shape, target: Shape) -> Value | None:
+    def _moved(g: Rewriter, arg: Value | None, reshape: Node | None, source: Shape, target: Shape) -> Value | None:
         """The operand that does before the reshape what `arg` does behind it."""
-        if reshape is not None and reshape.args[0] is not None and reshape.args[0].shape == source:
-            return reshape.args[0] if reshape.result.shape == target else None
-        if isinstance(arg, Constant):
+        if arg is None or isinstance(arg, Constant):
             return arg
-        along_last = arg is not None and arg.type.rank == 1 and arg.shape == target[-1:]
+        if arg.shape == target and (_merges(source, target) or (reshape and _source_shape(reshape) == source)):
+            return g.view.reshape(arg, shape=source)
+        along_last = arg.type.rank == 1 and arg.shape == target[-1:]
         return arg if is_known(arg) and along_last and keeps_last_axis(source, target) else None
+
+
+def _merges(source: Shape, target: Shape) -> bool:
+    """Whether a reshape leaves fewer axes longer than 1."""
+    return sum(size != ONE for size in source) > sum(size != ONE for size in target)
+
+
+def _source_shape(reshape: Node) -> Shape:
+    operand = reshape.args[0]
+    assert operand is not None
+    return operand.shape
 
 
 class RowsBeforeReshape(NodeRule):
@@ -90,7 +101,7 @@ class MatmulBeforeReshape(NodeRule):
 
 
 class AddBetweenReshapes(NodeRule):
-    """reshape(reshape(x) + m) back to the shape of x -> x + m', with m expanded where an axis of x was split.
+    """reshape(reshape(x) + m) back to the shape of x -> x + m' for a smaller m, expanded where an axis of x was split.
 
     Swin transformers add the masks of shifted windows to their scores in this way."""
 
@@ -105,7 +116,7 @@ class AddBetweenReshapes(NodeRule):
             x = reshape.args[0] if reshape else None
             if x is None or other is None or x.shape != node.result.shape or reshaped is None:
                 continue
-            if reshaped.shape == add.result.shape and not is_known(x):
+            if reshaped.shape == add.result.shape != other.shape and not is_known(x):
                 moved = self._moved(g, other, x.shape, add.result.shape)
                 return g.ew.add(x, moved) if moved is not None else None
         return None
