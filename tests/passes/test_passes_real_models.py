@@ -14,6 +14,7 @@ from nomul.ir.graph import Module
 from nomul.passes.runner import PassRunner
 from nomul.phases import phases
 
+
 def onnx_file(package: str, pattern: str) -> Path:
     """A file inside an installed package; the test is skipped where that is absent."""
     try:
