@@ -20,9 +20,9 @@ from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir.body import buffer_at, index, let, loop
 from nomul.backends.tir.convolution import Geometry
-from nomul.backends.tir.gemm import ROUNDED_HEIGHT, InnerKernel, Panel, Reduction, Rows
+from nomul.backends.tir.gemm import InnerKernel, Panel, Reduction, Rows
 from nomul.backends.tir.output import Output, Part, Place
-from nomul.backends.tir.register_tile import PANEL, RegisterTile
+from nomul.backends.tir.register_tile import MOST_SLACK, PANEL, RegisterTile
 from nomul.backends.tir.strip import Strip
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node
@@ -88,7 +88,7 @@ def _build(group: Group, target: Target, stored: str) -> Built:
         frame.function,
         tiles=geometry.pixel_tiles * body.shares,
         grain=max(1, _THREAD_WORK // work),
-        scratch=Dim.of(PIXELS * PANEL * 4 + body.strip.bytes((ROUNDED_HEIGHT - 1) * geometry.attrs["strides"][1])),
+        scratch=Dim.of(PIXELS * PANEL * 4 + body.strip.bytes(MOST_SLACK * geometry.attrs["strides"][1])),
         layouts={position: layout},
         inplace=linear.inplace_operands(group),
     )

@@ -17,9 +17,9 @@ from nomul.backends.kernels import linear
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir.body import buffer_at, index, let, loop, opaque
-from nomul.backends.tir.gemm import ROUNDED_HEIGHT, InnerKernel, Panel, Reduction, Rows
+from nomul.backends.tir.gemm import InnerKernel, Panel, Reduction, Rows
 from nomul.backends.tir.output import Output, Part, Place
-from nomul.backends.tir.register_tile import PANEL, RegisterTile
+from nomul.backends.tir.register_tile import MOST_SLACK, PANEL, RegisterTile
 from nomul.backends.tir.strip import Strip
 from nomul.ir.dim import Dim, ceil_div
 
@@ -74,7 +74,7 @@ def _build(group: Group, target: Target, stored: str) -> Built:
         frame.function,
         tiles=batch * height * stride_w * body.strips,
         grain=max(1, _THREAD_WORK // max(1, work)),
-        scratch=Dim.of(PIXELS * PANEL * 4 + body.strip.bytes(ROUNDED_HEIGHT - 1)),
+        scratch=Dim.of(PIXELS * PANEL * 4 + body.strip.bytes(MOST_SLACK)),
         layouts={position: f"conv_transpose_panel32:{stride_h}:{stride_w}"},
         inplace=linear.inplace_operands(group),
     )

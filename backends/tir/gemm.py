@@ -20,7 +20,6 @@ from nomul.backends.tir.register_tile import PANEL, RegisterTile
 from nomul.backends.tir.vectors import lanes_at, load, spread
 
 Expr = Any
-ROUNDED_HEIGHT = 4
 PREFETCH_STEPS = 16  # how far ahead in the panel; beyond 1,024 steps the sums are up to 15 % faster for it
 PREFETCH_HEIGHT = 4  # lower tiles run at memory speed, and prefetches only cost them
 # (row of the block, first column in the panel, sums) for one vector of finished sums
@@ -69,48 +68,50 @@ class Product:
 class InnerKernel:
     """Emits products of rows with one panel. Make it outside of loops: it owns the registers' names.
 
-    counts: all row counts that can occur; one body of code per tile height that covers them (RegisterTile.heights).
-    padded: rows behind the last one may be read, so that few heights do; sums of such rows never reach the sink.
-    zero: what sums begin with; opaque where a sum may have no step, or LLVM fills its results by memset."""
+    counts: all row counts that can occur; there is one body of code per tile height that covers them.
+    padded: fewer than MOST_SLACK rows behind the last one may be read; sums of such rows never reach the sink.
+    zero: what sums begin with; opaque where a sum may have no step, or LLVM calls memset."""
 
     def __init__(
         self, tile: RegisterTile, counts: Iterable[int], *, padded: bool = False, zero: Expr | None = None
     ) -> None:
         self.tile = tile
         self.zero = tirx.FloatImm("float32", 0.0) if zero is None else zero
-        self.full, *self.rest = tile.heights(counts)
-        self.rounded = padded and len(self.rest) > 1
-        if self.rounded:
-            self.rest = [ROUNDED_HEIGHT]
-        sizes = [height * sum(tile.vectors(height)) * tile.unroll(height) for height in (self.full, *self.rest)]
+        self.counts = list(counts)
+        self.cover = tile.cover(self.counts, padded=padded)
+        sizes = [height * sum(tile.vectors(height)) * tile.unroll(height) for height in self.cover.heights]
         self._sums = local("sums", "float32", max(sizes))
 
     def block(self, count: Expr | int, columns: Expr | int, product: Product) -> None:
         """Products of `count` rows with the first `columns` columns of the panel (rounded up to whole passes)."""
-        chunks = let("chunks", tirx.truncdiv(index(count), index(self.full)))
+        count, full = index(count), self.cover.full
+        if self.cover.rounding == full:
+            self._round_up(index(0), count, columns, product)
+            return
+        chunks = let("chunks", tirx.truncdiv(count, index(full)))
         with loop("chunk", chunks) as chunk:
-            self._passes(self.full, let("row", chunk * self.full), columns, product)
-        if not self.rest:
-            return
-        done = let("done", chunks * self.full)
-        left = let("left", index(count) - done)
-        if self.rounded:
-            self._round_up(done, left, columns, product)
-            return
-        for height in self.rest:  # powers of two: the bits of `left`
+            self._passes(full, let("row", chunk * full), columns, product)
+        done = let("done", chunks * full)
+        if self.cover.rounding:
+            self._round_up(done, count, columns, product)
+        left = let("left", count - done)
+        for height in self.cover.rest:  # the bits of `left`
             with when(tirx.bitwise_and(left, index(height)) != 0):
                 row = let("row", done + tirx.bitwise_and(left, index(-2 * height)))
                 self._passes(height, row, columns, product)
 
-    def _round_up(self, done: Expr, left: Expr, columns: Expr | int, product: Product) -> None:
-        height = ROUNDED_HEIGHT
+    def _round_up(self, done: Expr, count: Expr, columns: Expr | int, product: Product) -> None:
+        """Rows [done, count), and those that fill the last tile."""
+        height = self.cover.rounding
 
         def inside(row: Expr, column: Expr, sums: Expr) -> None:
-            with when(row < done + left):
+            with when(row < count):
                 product.sink(row, column, sums)
 
-        with loop("chunk", tirx.truncdiv(left + (height - 1), index(height))) as chunk:
-            self._passes(height, let("row", done + chunk * height), columns, replace(product, sink=inside))
+        exact = all(number % height == 0 for number in self.counts)
+        guarded = product if exact else replace(product, sink=inside)
+        with loop("chunk", tirx.truncdiv(count - done + (height - 1), index(height))) as chunk:
+            self._passes(height, let("row", done + chunk * height), columns, guarded)
 
     def _passes(self, height: int, row: Expr, columns: Expr | int, product: Product) -> None:
         """The panel in passes of as many columns as the registers take."""

@@ -8,8 +8,37 @@ from dataclasses import dataclass
 from nomul.backends.target import Target
 
 PANEL = 32  # columns of a weight panel, the same on every level (backends/layouts/panel32.py)
+ROUNDED_HEIGHT = 4  # of tiles that stand out, for blocks of any row count
+MOST_SLACK = 12  # rows behind the last one that a tile may read where it stands out
+FEW_COUNTS = 2
 _CHAINS = 8  # independent sums that keep two multiply-adders of latency 4 busy
 _SUMS = 12  # vector registers for sums, of 16
+
+
+@dataclass(frozen=True)
+class Cover:
+    """Tile heights that make up a block of rows: as many full ones as fit, then some of `rest` (powers of two, highest
+    first), or tiles of height `rounding` the last of which may stand out behind the last row."""
+
+    full: int
+    rest: tuple[int, ...] = ()
+    rounding: int = 0
+
+    @property
+    def heights(self) -> set[int]:
+        return {self.full, *self.rest, self.rounding} - {0}
+
+    def time(self, counts: Iterable[int]) -> float:
+        """Of blocks with these row counts, in rows. A tile costs half a row more, and no low tile less than 2.5: the
+        panel has to be loaded for it too."""
+        return sum(max(height, 2.5) + 0.5 for count in counts for height in self._tiles(count))
+
+    def _tiles(self, count: int) -> list[int]:
+        if self.rounding == self.full:
+            return [self.full] * -(-count // self.full)
+        left = count % self.full
+        rounded = [self.rounding] * -(-left // self.rounding) if self.rounding else []
+        return [self.full] * (count // self.full) + rounded + [height for height in self.rest if left & height]
 
 
 @dataclass(frozen=True)
@@ -57,12 +86,22 @@ class RegisterTile:
             count *= 2
         return count
 
-    def heights(self, counts: Iterable[int]) -> list[int]:
-        """Tile heights that cover each of these row counts exactly: the full height, then powers of two."""
+    def cover(self, counts: Iterable[int], *, padded: bool) -> Cover:
+        """The quickest tiles for blocks of these row counts.
+
+        padded: rows behind the last one may be read, so that one height may do for all rows, or few for many counts."""
         counts = list(counts)
+        exact = self._exact(counts)
+        if not padded:
+            return exact
+        if len(counts) > FEW_COUNTS:
+            return Cover(exact.full, (), ROUNDED_HEIGHT) if len(exact.rest) > 1 else exact
+        heights = range(exact.full, exact.full // 2, -1)
+        return min((exact, *(Cover(height, (), height) for height in heights)), key=lambda cover: cover.time(counts))
+
+    def _exact(self, counts: list[int]) -> Cover:
         rows = min(self.rows, max(counts))
-        powers = [power for power in (8, 4, 2, 1) if any(count % rows & power for count in counts)]
-        return [rows, *powers]
+        return Cover(rows, tuple(power for power in (8, 4, 2, 1) if any(count % rows & power for count in counts)))
 
     def fills(self, columns: int | None) -> bool:
         """Whether every vector of a product with so many columns is used in full."""
