@@ -16,17 +16,19 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Handler:
-    """lazy: the function takes values of `nomul.frontend.torch.lazy` as they are; otherwise they are computed first."""
+    """lazy: the function takes values of `nomul.frontend.torch.lazy` as they are; otherwise they are computed first.
+    refuses: it only says why there can be no lowering."""
 
     function: Function
     lazy: bool = False
+    refuses: bool = False
 
 
 _HANDLERS: dict[str, Handler] = {}
 _RULES: dict[str, Function] = {}
 
 
-def aten(*names: str, lazy: bool = False) -> Callable[[Function], Function]:
+def aten(*names: str, lazy: bool = False, refuses: bool = False) -> Callable[[Function], Function]:
     """Declare the lowering of ATen ops: `linear` for all overloads, `max.dim` for one.
 
     The function takes the Lowering, then the op's operands as in its ATen schema (device, layout, pin_memory and
@@ -36,7 +38,7 @@ def aten(*names: str, lazy: bool = False) -> Callable[[Function], Function]:
         for name in names:
             if name in _HANDLERS:
                 raise ValueError(f"aten.{name} is declared twice")
-            _HANDLERS[name] = Handler(function, lazy)
+            _HANDLERS[name] = Handler(function, lazy, refuses)
         return function
 
     return declare
@@ -93,7 +95,7 @@ def further_decompositions() -> dict[Any, Function]:
     return get_decompositions(packets)
 
 
-def all_handlers() -> dict[str, Handler]:
-    """Every handler by op name."""
+def lowered_ops() -> list[str]:
+    """The names of all ops that have a lowering."""
     _load()
-    return dict(_HANDLERS)
+    return sorted(name for name, handler in _HANDLERS.items() if not handler.refuses)

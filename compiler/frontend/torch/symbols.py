@@ -48,6 +48,10 @@ class Symbols:
             return value
         expression = value.node.expr
         if isinstance(value, torch.SymBool):
+            for symbol in expression.free_symbols:
+                self._symbol(symbol)
+            if expression.free_symbols:
+                raise Unsupported(UNSUPPORTED_FORM, f"the condition {expression} depends on a dynamic size")
             return bool(expression)
         numerator, denominator = self._fraction(expression)
         if numerator.value is None:

@@ -252,7 +252,9 @@ def unfold(g: Lowering, x: Value, dim: int, size: int, step: int) -> Value:
     return g.transpose(parts, [*order, axis + 1])
 
 
-@aten("nonzero", "masked_select", "unique_consecutive", "_unique2", "item", "_local_scalar_dense", lazy=True)
+@aten(
+    "nonzero", "masked_select", "unique_consecutive", "_unique2", "item", "_local_scalar_dense", lazy=True, refuses=True
+)
 def data_dependent(g: Lowering, *args: Any, **options: Any) -> Any:
     raise Unsupported(
         DATA_DEPENDENT,

@@ -13,6 +13,7 @@ from nomul.frontend.torch.lowering import Lowering
 from nomul.frontend.torch.registry import aten
 from nomul.ir.dim import Dim, product
 from nomul.ir.graph import Value
+from nomul.ir.types import DType
 
 
 def _over_last(g: Lowering, op: str, x: Value, count: int, scales: Sequence[Value | None], **attrs: Any) -> Value:
@@ -49,7 +50,8 @@ def native_layer_norm(
 def rms_norm(
     g: Lowering, x: Value, normalized_shape: Sequence[Any], weight: Value | None = None, eps: float | None = None
 ) -> Value:
-    eps = torch.finfo(g.meta().dtype).eps if eps is None else eps
+    if eps is None:  # that of the type torch computes in, which is f32 for half precision
+        eps = torch.finfo(torch.float64 if x.dtype is DType.F64 else torch.float32).eps
     return _over_last(g, "nn.rms_norm", x, len(normalized_shape), (weight,), eps=eps)
 
 

@@ -197,6 +197,9 @@ def cdist(g: Lowering, x: Value, y: Value, p: float, compute_mode: int | None) -
 
 
 def _norm(g: Lowering, x: Value, ord: Any, dim: Axes, keepdim: bool) -> Value:
+    """The norm over axes; of half precision in f32, where squares do not overflow."""
+    if x.dtype in (DType.F16, DType.BF16):
+        return g.cast(_norm(g, g.cast(x, DType.F32), ord, dim, keepdim), x.dtype)
     size = g.b.ew.abs(x)
     if ord in (float("inf"), float("-inf")):
         return _reduce(g, "max" if ord > 0 else "min", size, dim, keepdim)
