@@ -54,6 +54,13 @@ def turned_already(value: Value, perm: Perm) -> bool:
     return any(user.op == "view.transpose" and user.attrs["perm"] == perm for user, _ in value.users)
 
 
+def is_only_turn(turn: Node) -> bool:
+    """Whether nobody will read the source in this order once the one user of the transpose does without it (so that a
+    rule that shares another transpose instead does not find its own work to undo)."""
+    alike = [u for u, _ in source(turn).users if u.op == "view.transpose" and u.attrs["perm"] == turn.attrs["perm"]]
+    return len(alike) == 1 and len(turn.result.users) == 1
+
+
 def _long_axes(value: Value) -> list[int]:
     return [axis for axis, size in enumerate(value.shape) if size != ONE]
 
@@ -70,7 +77,7 @@ class TransposeBehindElementwise(NodeRule):
         if turn is None:
             return None
         back = inverse(turn.attrs["perm"])
-        may_share = len(turn.result.users) == 1  # then this transpose goes, and the rule cannot undo its own work
+        may_share = is_only_turn(turn)
         args = []
         for arg in node.args:
             turned = self._turned(g, arg, turn, back, may_share)
