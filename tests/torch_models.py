@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from nomul.ir.graph import Module
 from nomul.ir.interpreter import run
 from nomul.ir.verifier import verify

@@ -10,6 +10,7 @@ import numpy as np
 from tvm import tirx
 
 from nomul.backends.emit import compute_type, lanes_of
+from nomul.backends.expressions import minus
 from nomul.backends.mathlib import bind, constant
 from nomul.ir.graph import Node
 from nomul.ir.types import DType
@@ -75,6 +76,33 @@ class Plain(Fold):
         return bind(value / _spread(divisor, lanes_of(value)))
 
 
+class Compensated(Plain):
+    """A float sum and what its roundings lost (Neumaier 1974): over an image, one chain would lose four digits."""
+
+    def __init__(self, node: Node, wide: str) -> None:
+        super().__init__(node, wide, 0.0, lambda a, b: a + b)
+        self.types = (wide, wide)
+
+    def start(self) -> State:
+        return [tirx.const(0.0, name) for name in self.types]
+
+    def lift(self, element: Expr, place: Expr) -> State:
+        return [element, constant(element, 0.0)]
+
+    def join(self, state: State, other: State) -> State:
+        """Knuth's two-sum; `minus` keeps TVM's algebra from simplifying it away."""
+        (total, lost), (new, more) = state, other
+        both = bind(total + new)
+        share = bind(minus(both, total))
+        rest = bind(minus(total, bind(minus(both, share)))) + bind(minus(new, share))
+        return [both, bind(lost + more) + bind(rest)]
+
+    def finish(self, state: State, count: Expr) -> Expr:
+        total, lost = bind(state[0]), bind(state[1])
+        whole = bind(tirx.Select(tirx.isnan(lost), total, total + lost))  # infinities have lost a NaN
+        return super().finish([whole], count)
+
+
 class Extremum(Fold):
     """The value and the place of the first largest (or smallest) element; the first NaN counts as both."""
 
@@ -122,6 +150,8 @@ def fold_of(node: Node) -> Fold:
 
 
 def _sum(node: Node, dtype: DType) -> Fold:
+    if dtype.is_float:
+        return Compensated(node, compute_type(dtype))
     return Plain(node, _modular(dtype), 0, lambda a, b: a + b)
 
 

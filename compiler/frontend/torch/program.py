@@ -28,7 +28,8 @@ def load_or_export(
     if isinstance(model, torch.export.ExportedProgram):
         return model
     if isinstance(model, str | os.PathLike):
-        return load_program(os.fspath(model))
+        with _quiet():
+            return load_program(os.fspath(model))
     if not isinstance(model, torch.nn.Module):
         kind = type(model).__name__
         raise NomulError(
