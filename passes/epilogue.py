@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import networkx as nx
+
 from nomul.ir.graph import Func, Node, Value
+from nomul.ir.networkx_view import to_networkx
 from nomul.passes.base import Miss
 from nomul.passes.graph_tools import is_elementwise
 
-LONGEST = 24  # nodes looked at to close one diamond
+Joins = dict[Node, Node | None]
 
 
 @dataclass
@@ -32,13 +35,25 @@ class _End(Exception):
     """The epilogue ends here; the message says why."""
 
 
-def epilogue(func: Func, anchor: Node, taken: set[Node]) -> Epilogue:
+def joins_of(func: Func) -> Joins:
+    """For each node the first node that everything computed from it passes through (its immediate post-dominator);
+    None where there is none, as some of it is returned on the way."""
+    graph = to_networkx(func)
+    end = object()
+    for node in func.nodes:
+        returned = any(value is result for value in func.returns for result in node.results)
+        if returned or not any(result.users for result in node.results):
+            graph.add_edge(node, end)
+    found = nx.immediate_dominators(graph.reverse(copy=False), end)
+    return {node: None if found[node] is end else found[node] for node in func.nodes}
+
+
+def epilogue(func: Func, anchor: Node, taken: set[Node], joins: Joins) -> Epilogue:
     """Element-wise nodes of the anchor's shape that depend on it and leave one value behind, as many as possible."""
-    positions = {node: index for index, node in enumerate(func.nodes)}
     found = Epilogue(anchor.result)
     while True:
         try:
-            nodes, value = _next_step(func, found.value, taken, positions)
+            nodes, value = _next_step(func, found.value, taken, joins)
         except _End as end:
             if any(is_elementwise(user) for user, _ in found.value.users):
                 found.end = str(end)
@@ -47,24 +62,25 @@ def epilogue(func: Func, anchor: Node, taken: set[Node]) -> Epilogue:
         found.value = value
 
 
-def _next_step(func: Func, value: Value, taken: set[Node], positions: dict[Node, int]) -> tuple[set[Node], Value]:
-    """The fewest nodes behind `value` after which again exactly one value is used outside, and that value."""
+def _next_step(func: Func, value: Value, taken: set[Node], joins: Joins) -> tuple[set[Node], Value]:
+    """The nodes up to the one where all that is computed from `value` joins, and its result."""
+    if any(value is returned for returned in func.returns):
+        raise _End(f"{value} is an output")
+    assert value.producer is not None
+    join = joins[value.producer]
     region: set[Node] = set()
-    inside: set[Value] = {value}
-    while len(region) < LONGEST:
-        returned = next((inner for inner in inside if any(inner is kept for kept in func.returns)), None)
-        if returned is not None:
-            raise _End(f"{returned} is an output")
-        waiting = {user for inner in inside for user, _ in inner.users} - region
-        if not waiting:
-            raise _End(f"nobody uses {value}")
-        node = min(waiting, key=positions.__getitem__)
+    todo = [user for user, _ in value.users]
+    while todo:
+        node = todo.pop(0)
+        if node in region:
+            continue
         _check(node, value, taken)
         region.add(node)
-        inside.add(node.result)
-        if _open_values(inside, region) == [node.result]:
-            return region, node.result
-    raise _End(f"{LONGEST} nodes behind {value} do not join again")
+        if node is not join:
+            todo += [user for user, _ in node.result.users]
+    if join is None:
+        raise _End(f"what is computed from {value} does not join again")
+    return region, join.result
 
 
 def _check(node: Node, value: Value, taken: set[Node]) -> None:
@@ -74,8 +90,3 @@ def _check(node: Node, value: Value, taken: set[Node]) -> None:
         raise _End(f"{node.op} is in another kernel already")
     if node.result.shape != value.shape:
         raise _End(f"{node.op} makes {node.result.type} of {value.type}")
-
-
-def _open_values(inside: set[Value], region: set[Node]) -> list[Value]:
-    """Values with users outside the region, or (the last) with none in it."""
-    return [v for v in inside if not v.users or any(user not in region for user, _ in v.users)]

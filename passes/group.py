@@ -13,7 +13,7 @@ import re
 from nomul.ir.graph import Func, Module, Node
 from nomul.ir.structure import outline
 from nomul.passes.base import Pass, Report
-from nomul.passes.epilogue import epilogue
+from nomul.passes.epilogue import Joins, epilogue, joins_of
 from nomul.passes.graph_tools import is_elementwise, is_heavy, short_op
 from nomul.passes.prologue import absorb_tree, absorb_views
 
@@ -31,7 +31,8 @@ class Group(Pass):
         if any(node.op == "call" for node in func.nodes):
             return
         taken: set[Node] = set()
-        groups = [_heavy_group(func, node, taken, report) for node in list(func.nodes) if is_heavy(node)]
+        joins = joins_of(func)
+        groups = [_heavy_group(func, node, taken, joins, report) for node in list(func.nodes) if is_heavy(node)]
         for node in reversed(list(func.nodes)):
             if node not in taken and node.op != "view.reshape" and _is_needed(func, node):
                 groups.append(_tree_group(func, node, taken))
@@ -45,10 +46,10 @@ def _is_needed(func: Func, node: Node) -> bool:
     return any(r.users or any(r is value for value in func.returns) for r in node.results)
 
 
-def _heavy_group(func: Func, node: Node, taken: set[Node], report: Report) -> list[Node]:
+def _heavy_group(func: Func, node: Node, taken: set[Node], joins: Joins, report: Report) -> list[Node]:
     group = {node}
     taken.add(node)
-    behind = _epilogue(func, node, taken, report)
+    behind = _epilogue(func, node, taken, joins, report)
     group |= behind
     taken |= behind
     for other in _in_order(func, behind)[::-1]:
@@ -63,10 +64,10 @@ def _heavy_group(func: Func, node: Node, taken: set[Node], report: Report) -> li
     return _in_order(func, group)
 
 
-def _epilogue(func: Func, node: Node, taken: set[Node], report: Report) -> set[Node]:
+def _epilogue(func: Func, node: Node, taken: set[Node], joins: Joins, report: Report) -> set[Node]:
     if len(node.results) > 1:
         return set()
-    found = epilogue(func, node, taken)
+    found = epilogue(func, node, taken, joins)
     miss = found.miss(node)
     if miss is not None:
         report.miss([miss])
