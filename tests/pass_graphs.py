@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from nomul.ir.builder import Builder
-from nomul.ir.graph import Func, Module, Value, Weight
-from nomul.ir.types import Tensor
+from nomul.ir.graph import Constant, Func, Module, Value, Weight
+from nomul.ir.types import DType, Tensor
 from nomul.ir.verifier import verify
 from nomul.passes.base import Miss, Pass
 from nomul.passes.catalog import make_pass
@@ -97,3 +97,17 @@ def built(make: Callable[[Graph], Value | tuple[Value, ...]], seed: int = 0) -> 
     graph = Graph(seed=seed)
     made = make(graph)
     return graph.module(*(made if isinstance(made, tuple) else (made,)))
+
+
+def simplified(make):  # type: ignore[no-untyped-def]
+    return apply(built(make), "simplify")
+
+
+def constant(node, position: int = 1) -> float:  # type: ignore[no-untyped-def]
+    value = node.args[position]
+    assert isinstance(value, Constant)
+    return value.value
+
+
+def index(value: int) -> Constant:
+    return Constant(value, DType.I64)

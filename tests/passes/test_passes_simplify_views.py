@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from pass_graphs import Graph, apply, built
+from pass_graphs import Graph, index, simplified
 
 from nomul.ir.dim import Dim
-from nomul.ir.graph import Constant
 from nomul.ir.types import DType
 
 S, ONE = Dim.of("S"), Dim.of(1)
-
-
-def simplified(make):  # type: ignore[no-untyped-def]
-    return apply(built(make), "simplify")
-
-
-def constant(node, position: int = 1) -> float:  # type: ignore[no-untyped-def]
-    value = node.args[position]
-    assert isinstance(value, Constant)
-    return value.value
-
-
-def index(value: int) -> Constant:
-    return Constant(value, DType.I64)
 
 
 # -- views ---------------------------------------------------------------------------------------------------------
