@@ -11,6 +11,7 @@ from nomul.passes.encode import Encode
 from nomul.passes.fold_constants import FoldConstants
 from nomul.passes.fold_makers import FoldMakers
 from nomul.passes.group import Group
+from nomul.passes.inline_calls import InlineCalls
 from nomul.passes.merge_linears import MergeLinears
 from nomul.passes.rewrite import Rewrite
 from nomul.passes.runner import Fixpoint, Phase
@@ -23,7 +24,7 @@ def phases(recipe: Mapping[str, str] | None = None) -> list[Phase]:
     layout = Fixpoint((Rewrite("layout"), *clean.passes))
     arrange = Fixpoint((Rewrite("arrange"), *clean.passes))
     return [
-        Phase("clean", (clean,)),
+        Phase("clean", (InlineCalls(), clean)),
         Phase("fuse", (fuse,)),
         Phase("encode", (Encode(recipe),)),
         Phase("merge", (MergeLinears(), clean)),

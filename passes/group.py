@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from nomul.ir.graph import Func, Module, Node
+from nomul.ir.graph import Func, Module, Node, Weight
 from nomul.ir.structure import outline
 from nomul.passes.base import Pass, Report
 from nomul.passes.epilogue import Joins, epilogue, joins_of
@@ -18,27 +18,51 @@ from nomul.passes.graph_tools import is_elementwise, is_heavy, short_op
 from nomul.passes.prologue import absorb_tree, absorb_views
 
 VIEW_OPERANDS = {"nn.attention": (0, 1, 2), "nn.matmul": (0, 1), "nn.linear": (0,)}
+UNGROUPED = ("view.reshape", "call")  # stay in @main
 TREE_OPERANDS = {"view.concat": None, "view.pad": (0,), "index.gather": (1,)}  # None: all
 
 
 class Group(Pass):
-    """Outlines every node of @main but reshapes. Does nothing to a module that is grouped already."""
+    """Outlines every node of @main but reshapes. Does nothing to a module that is grouped already; the calls of any
+    other have been inlined (`inline_calls.py`)."""
 
     name = "group"
 
     def run(self, module: Module, report: Report) -> None:
         func = module.main
-        if any(node.op == "call" for node in func.nodes):
+        if is_grouped(module):
             return
         taken: set[Node] = set()
         joins = joins_of(func)
         groups = [_heavy_group(func, node, taken, joins, report) for node in list(func.nodes) if is_heavy(node)]
         for node in reversed(list(func.nodes)):
-            if node not in taken and node.op != "view.reshape" and _is_needed(func, node):
+            if node not in taken and node.op not in UNGROUPED and _is_needed(func, node):
                 groups.append(_tree_group(func, node, taken))
         for group in groups:
             call = outline(module, func, group, group_name(group))
             report.fire(call.attrs["func"].split(".")[0])
+
+
+def is_grouped(module: Module) -> bool:
+    """Whether @main only calls functions that one kernel each can compute, and reshapes."""
+    nodes = module.main.nodes
+    called = [module.funcs[node.attrs["func"]] for node in nodes if node.op == "call"]
+    plain = [node for node in nodes if node.op not in UNGROUPED]
+    return bool(called) and not plain and all(_is_group(func) for func in called)
+
+
+def _is_group(func: Func) -> bool:
+    """At most one heavy node, no call, weights only as parameters, and results that one node makes."""
+    uses_weights = any(isinstance(arg, Weight) for node in func.nodes for arg in node.args)
+    makers = {value.producer for value in func.returns}
+    heavy = [node for node in func.nodes if is_heavy(node)]
+    return (
+        len(makers) == 1
+        and None not in makers
+        and len(heavy) <= 1
+        and not uses_weights
+        and all(node.op != "call" for node in func.nodes)
+    )
 
 
 def _is_needed(func: Func, node: Node) -> bool:

@@ -36,13 +36,13 @@ def compare(drawn: Drawn) -> None:
 
 
 @FEW
-@given(modules(smooth=True, calls=False))
+@given(modules(smooth=True))
 def test_artifact_computes_what_the_interpreter_does(drawn: Drawn) -> None:
     compare(drawn)
 
 
 @pytest.mark.slow
 @settings(FEW, max_examples=200)
-@given(modules(smooth=True, calls=False))
+@given(modules(smooth=True))
 def test_many_artifacts(drawn: Drawn) -> None:
     compare(drawn)
