@@ -5,7 +5,11 @@
  * and then looking whether the step is still open. The caller works too, closes the step when no chunk is left, and
  * waits only for workers that are inside: one that the system has put to sleep never holds up a run.
  */
+#if defined(__linux__)
+#define _GNU_SOURCE /* where a thread runs */
+#else
 #define _POSIX_C_SOURCE 200809L
+#endif
 #include "nomul_rt.h"
 
 /* Runs tiles [begin, end) as thread `self`. */
@@ -44,6 +48,9 @@ nm_status nm_rt_pool_stop(nm_pool *pool) {
 #else
 
 #include <pthread.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 #include <stdatomic.h>
 #include <string.h>
 #include <time.h>
@@ -58,14 +65,19 @@ typedef struct {
   nm_pool *pool; /* for the start of the worker */
   pthread_t thread;
   uint32_t index;
+  int kept_off; /* the CPU that the worker keeps off; -1: none */
 } share;
 
 struct nm_pool {
   _Alignas(NM_ALIGNMENT) _Atomic uint32_t news; /* changes when a step opens and when the pool stops */
   _Atomic uint32_t open, stopping, sleepers;
+  _Atomic int callers_cpu; /* where the caller of the newest step runs; -1: unknown */
   _Alignas(NM_ALIGNMENT) _Atomic uint32_t active, caller_sleeps;
   _Alignas(NM_ALIGNMENT) _Atomic uint32_t busy; /* a run has the pool */
   uint32_t threads;
+#if defined(__linux__)
+  cpu_set_t cpus; /* on which the workers may run */
+#endif
   pthread_mutex_t mutex;
   pthread_cond_t wake, idle;
 
@@ -120,8 +132,27 @@ static void work(nm_pool *pool, uint32_t self) {
   }
 }
 
-static uint32_t wait_for_news(nm_pool *pool, uint32_t seen) {
+/* A system that likes to keep few cores busy wakes a worker on the core of the caller, which is not going to give it up:
+ * the worker would sleep through the run. So workers keep off the core on which they last saw a caller. */
+#if defined(__linux__)
+static int this_cpu(void) { return sched_getcpu(); }
+
+static void keep_off(const share *mine, int cpu) {
+  cpu_set_t others = mine->pool->cpus;
+  if (cpu < 0 || cpu >= CPU_SETSIZE) return;
+  CPU_CLR((size_t)cpu, &others);
+  if (CPU_COUNT(&others) > 0) sched_setaffinity(0, sizeof others, &others); /* where it fails, all is as it was */
+}
+#else
+static int this_cpu(void) { return -1; }
+static void keep_off(const share *mine, int cpu) { (void)mine, (void)cpu; }
+#endif
+
+static uint32_t wait_for_news(share *mine, uint32_t seen) {
+  nm_pool *pool = mine->pool;
   if (spin(&pool->news, 0, seen)) return atomic_load(&pool->news);
+  const int cpu = atomic_load(&pool->callers_cpu);
+  if (cpu != mine->kept_off) keep_off(mine, mine->kept_off = cpu);
   pthread_mutex_lock(&pool->mutex);
   atomic_fetch_add(&pool->sleepers, 1);
   while (atomic_load(&pool->news) == seen) pthread_cond_wait(&pool->wake, &pool->mutex);
@@ -131,11 +162,11 @@ static uint32_t wait_for_news(nm_pool *pool, uint32_t seen) {
 }
 
 static void *worker(void *argument) {
-  const share *mine = argument;
+  share *mine = argument;
   nm_pool *pool = mine->pool;
   uint32_t seen = 0;
   for (;;) {
-    seen = wait_for_news(pool, seen);
+    seen = wait_for_news(mine, seen);
     if (atomic_load(&pool->stopping)) return NULL;
     atomic_fetch_add(&pool->active, 1);
     if (atomic_load(&pool->open)) work(pool, mine->index);
@@ -150,6 +181,7 @@ static void *worker(void *argument) {
 /* ---- The caller --------------------------------------------------------------------------------------------- */
 
 static void tell_workers(nm_pool *pool) {
+  atomic_store_explicit(&pool->callers_cpu, this_cpu(), memory_order_relaxed);
   atomic_fetch_add(&pool->news, 1);
   if (atomic_load(&pool->sleepers) == 0) return;
   pthread_mutex_lock(&pool->mutex);
@@ -225,6 +257,10 @@ nm_status nm_rt_pool_start(void *memory, size_t memory_size, uint32_t threads, n
   if (!memory || !pool) return NM_NULL_POINTER;
   if (size == 0 || memory_size < size || (uintptr_t)memory % NM_ALIGNMENT) return NM_POOL_FAILED;
   nm_pool *made = memset(memory, 0, size);
+#if defined(__linux__)
+  if (sched_getaffinity(0, sizeof made->cpus, &made->cpus) != 0) CPU_ZERO(&made->cpus); /* more CPUs than it can name */
+#endif
+  made->callers_cpu = this_cpu();
   pthread_mutex_init(&made->mutex, NULL);
   pthread_cond_init(&made->wake, NULL);
   pthread_cond_init(&made->idle, NULL);
@@ -232,6 +268,7 @@ nm_status nm_rt_pool_start(void *memory, size_t memory_size, uint32_t threads, n
     share *next = &made->shares[made->threads];
     next->pool = made;
     next->index = made->threads;
+    next->kept_off = -1;
     if (pthread_create(&next->thread, NULL, worker, next) != 0) {
       nm_rt_pool_stop(made);
       return NM_POOL_FAILED;
