@@ -23,8 +23,9 @@ from nomul.backends.expressions import bind
 from nomul.backends.group import Group
 from nomul.backends.storage import from_storage, storage_type, to_storage
 from nomul.backends.target import Target
-from nomul.ir.dim import Dim, product
+from nomul.ir.dim import Dim
 from nomul.ir.graph import Value
+from nomul.ir.shapes import row_major
 from nomul.ir.types import DType
 
 INDEX = "int64"
@@ -143,11 +144,6 @@ def _stored_dtype(value: Value) -> DType:
 
 def _plain_type(value: Value) -> str:
     return storage_type(_stored_dtype(value))
-
-
-def row_major(shape: Sequence[Dim]) -> list[Dim]:
-    """Strides in elements of a contiguous tensor."""
-    return [product(tuple(shape[axis + 1 :])) for axis in range(len(shape))]
 
 
 def size_expression(dim: Dim, names: Mapping[str, Expr]) -> Expr:

@@ -196,6 +196,14 @@ class Dim:
             raise ValueError(f"{self} is not a multiple of {divisor}")
         return quotient
 
+    def divides(self, dim: Dim) -> bool:
+        """Whether `dim` is a multiple of this in its form."""
+        try:
+            dim.divide_exactly(self)
+        except ValueError:
+            return False
+        return True
+
     # -- text --------------------------------------------------------------------------------------------------
     def __str__(self) -> str:
         return self.render(str)

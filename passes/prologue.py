@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from nomul.ir.dim import product
 from nomul.ir.graph import Func, Node, Value
+from nomul.ir.shapes import reshaped_strides
+from nomul.ir.views import chain_view, view_chain
 from nomul.passes.graph_tools import is_elementwise, is_view
-from nomul.passes.shapes import reshaped_strides, strides_through, view_chain
 
 _CHEAP_FAMILIES = ("arithmetic", "logic")
 _COSTLY_ARITHMETIC = {"ew.div", "ew.floor_div", "ew.mod", "ew.fmod", "ew.pow", "ew.sqrt", "ew.rsqrt", "ew.reciprocal"}
@@ -33,9 +34,10 @@ def absorb_views(func: Func, node: Node, position: int, group: set[Node], taken:
 def affine(node: Node, position: int, chain: list[Node]) -> bool:
     """Whether strides describe the chain. Attention also needs the elements of a key one behind the other, a linear
     layer those of a row, and its rows evenly apart."""
-    strides = strides_through(chain)
-    if strides is None:
+    view = chain_view(chain)
+    if view is None:
         return False
+    strides = view.strides
     if node.op == "nn.linear":
         shape = chain[0].result.shape
         rows = (product(shape[:-1]), shape[-1])
@@ -56,7 +58,7 @@ def inner_views_of(chain: list[Node]) -> list[Node]:
 
 def _readable(chain: list[Node]) -> list[Node]:
     """The part of a chain that a kernel can follow: no slice of an axis that a reshape merged from scattered ones."""
-    while chain and any(view.op == "view.slice" for view in chain) and strides_through(chain) is None:
+    while chain and any(view.op == "view.slice" for view in chain) and chain_view(chain) is None:
         chain = inner_views_of(chain[:-1])
     return chain
 

@@ -8,11 +8,12 @@ from tvm import tirx
 
 from nomul.backends.emit import Expr, Index
 from nomul.backends.expressions import bind
-from nomul.backends.frame import index_constant, row_major, split_index
+from nomul.backends.frame import index_constant, split_index
 from nomul.backends.generic import element
 from nomul.backends.generic.pull import Cell, Pull, replaced
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node
+from nomul.ir.shapes import row_major
 
 
 def operand_shape(node: Node, position: int = 0) -> tuple[Dim, ...]:

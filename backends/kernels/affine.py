@@ -12,9 +12,7 @@ from functools import cached_property
 
 from nomul.ir.dim import Dim, Range
 from nomul.ir.graph import Node
-
-NOTHING, ONE = Dim.of(0), Dim.of(1)
-Shape = tuple[Dim, ...]
+from nomul.ir.shapes import NOTHING, ONE, Shape, row_major
 
 
 class NotAffine(Exception):
@@ -87,14 +85,6 @@ class Space:
         return Space((*self.parts[:axis], tuple(part), *self.parts[axis + 1 :]))
 
 
-def row_major(shape: Sequence[Dim]) -> Shape:
-    strides, step = [], ONE
-    for size in reversed(shape):
-        strides.append(step)
-        step = step * size
-    return tuple(reversed(strides))
-
-
 def flat(axes: Sequence[Form], shape: Sequence[Dim], loops: int) -> Form:
     """The row-major place of an element with this index on each axis."""
     total = Form(NOTHING, (NOTHING,) * loops)
@@ -163,12 +153,12 @@ def _shares(step: Dim, shape: Shape) -> tuple[Dim, ...]:
 
 def _whole_part(step: Dim, stride: Dim) -> Dim:
     """The multiple of `stride` in a step, looked for as a whole and then in each of its terms."""
-    if divides(stride, step):
+    if stride.divides(step):
         return step.divide_exactly(stride)
     total, number = NOTHING, stride.value
     for monomial, factor in step.terms:
         term = Dim({monomial: factor})
-        if divides(stride, term):
+        if stride.divides(term):
             total = total + term.divide_exactly(stride)
         elif not monomial and number is not None and factor > 0:
             total = total + factor // number
@@ -188,20 +178,11 @@ def _check_reach(form: Form, size: Dim, sizes: Shape, ranges: Mapping[str, Range
     if (size - 1 - high).bounds(ranges)[0] >= 0:
         return
     for loop, step in enumerate(form.steps):
-        if step != NOTHING and divides(step, size):
+        if step != NOTHING and step.divides(size):
             inner = size.divide_exactly(step)
-            if inner not in (ONE, sizes[loop]) and divides(inner, sizes[loop]):
+            if inner not in (ONE, sizes[loop]) and inner.divides(sizes[loop]):
                 raise NeedsSplit(loop, inner)
     raise NotAffine("a reshape whose sizes do not divide")
-
-
-def divides(divisor: Dim, dim: Dim) -> bool:
-    """Whether `dim` is a multiple of `divisor` in this form."""
-    try:
-        dim.divide_exactly(divisor)
-    except ValueError:
-        return False
-    return True
 
 
 def _quotient(dim: Dim, divisor: Dim) -> Dim:

@@ -24,11 +24,11 @@ from nomul.backends.tir.body import buffer_at, index, let, local, loop, store, w
 from nomul.backends.tir.gemm import InnerKernel, Panel, Product, Reduction, Rows
 from nomul.backends.tir.register_tile import PANEL, RegisterTile
 from nomul.backends.tir.vectors import lanes_at, load, spread, store_vector
-from nomul.backends.views import View, resolve
 from nomul.ir.dim import Dim, ceil_div
 from nomul.ir.graph import Node, Value
 from nomul.ir.op import Kind
 from nomul.ir.types import DType
+from nomul.ir.views import View, resolve
 
 KEYS = 64  # of a block: its scores [64, 32] and 64 rows of K stay in the first-level cache
 LOWEST = -3.4028234663852886e38  # where a maximum starts, so that a row that sees nothing gives 0 and no NaN
@@ -129,7 +129,7 @@ class _Attention:
     def _pack_queries(self, tile: _Tile) -> None:
         """Q^T times the scale; lanes without a query repeat the last one."""
         base = let("q_base", self._base(self.q, tile.batch, tile.head))
-        buffer, strides = self.frame.buffer(self.q.param), self.q.strides
+        buffer, strides = self.frame.buffer(self.q.source), self.q.strides
         with loop("lane", PANEL) as lane:
             row = let("row", tirx.min(tile.first + lane, self.frame.size(self.queries) - 1))
             start = let("q_start", base + row * self.frame.size(strides[1]))
@@ -150,7 +150,7 @@ class _Attention:
         k_stride, v_stride = self.frame.size(self.k.strides[1]), self.frame.size(self.v.strides[1])
         k_base = let("k_base", self._base(self.k, tile.batch, head) + start * k_stride)
         v_base = let("v_base", self._base(self.v, tile.batch, head) + start * v_stride)
-        k_rows = Rows(self.frame.buffer(self.k.param), k_base, k_stride)
+        k_rows = Rows(self.frame.buffer(self.k.source), k_base, k_stride)
         queries = Panel(self.work, index(0))
         by_keys.block(keys, PANEL, Product(k_rows, queries, Reduction(self.depth), self._keep_scores))
         if self.mask is not None:
@@ -158,7 +158,7 @@ class _Attention:
         if self.causal:
             self._hide_later_keys(tile, start, keys)
         self._softmax(keys)
-        v_rows = Rows(self.frame.buffer(self.v.param), v_base, self.frame.size(self.v.strides[3]))
+        v_rows = Rows(self.frame.buffer(self.v.source), v_base, self.frame.size(self.v.strides[3]))
         over = Reduction(1, ((keys, v_stride),))
         by_values.block(
             self.width, PANEL, Product(v_rows, Panel(self.work, index(self.scores)), over, self._accumulate)

@@ -25,9 +25,9 @@ from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir.body import buffer_at, index, let, local, loop, store
 from nomul.backends.tir.vectors import lanes_at, load, spread, store_vector
-from nomul.backends.views import View, resolve
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node
+from nomul.ir.views import View, resolve
 
 KEYS = 64  # of a block
 _QUERIES = 8  # more of them fill the lanes of the other kernel
@@ -133,7 +133,7 @@ class _Few:
         query, head = self._place(row)
         with loop("d", self.depth) as d:
             place = self._at(self.q, self.batch, query, head, d)
-            store(self.work, row * self.depth + d, self.frame.buffer(self.q.param)[place] * scale)
+            store(self.work, row * self.depth + d, self.frame.buffer(self.q.source)[place] * scale)
         state = self._state(row)
         store(self.work, state, tirx.FloatImm("float32", attention.LOWEST))
         store(self.work, state + 1, tirx.FloatImm("float32", 0.0))
@@ -152,7 +152,7 @@ class _Few:
 
     def _dots(self, base: Expr, rows: list[Expr]) -> list[Expr]:
         """Products of one key with some rows: whole vectors, then the elements behind them."""
-        keys, whole = self.frame.buffer(self.k.param), self.depth // self.lanes * self.lanes
+        keys, whole = self.frame.buffer(self.k.source), self.depth // self.lanes * self.lanes
         for i in range(len(rows)):
             store(self.registers, self._part(i), spread(tirx.FloatImm("float32", 0.0), self.lanes))
         with loop("d", whole // self.lanes) as piece:
@@ -209,7 +209,7 @@ class _Few:
 
     def _weigh_columns(self, base: Expr, count: Expr, rows: list[Expr], span: range, lanes: int) -> None:
         """Some columns of some rows, in steps of the span, which are vectors of `lanes` side by side."""
-        values, stride = self.frame.buffer(self.v.param), self.frame.size(self.v.strides[1])
+        values, stride = self.frame.buffer(self.v.source), self.frame.size(self.v.strides[1])
         columns = range(0, span.step, lanes)
         cells = [(row, column) for row in rows for column in columns]
         with loop("piece", len(span)) as piece:

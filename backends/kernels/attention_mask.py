@@ -10,10 +10,10 @@ from nomul.backends.frame import KernelFrame
 from nomul.backends.tir.body import index, let, loop
 from nomul.backends.tir.register_tile import PANEL
 from nomul.backends.tir.vectors import load, spread, store_vector
-from nomul.backends.views import resolve
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Value
 from nomul.ir.types import DType
+from nomul.ir.views import resolve
 
 if TYPE_CHECKING:
     from nomul.backends.kernels.attention import _Tile
@@ -50,7 +50,7 @@ class Mask:
         """The mask's element for one score."""
         places = (batch, head, query, key)
         offset = sum(place * self.frame.size(stride) for place, stride in zip(places, self.strides, strict=True))
-        return self.frame.read_flat(self.view.param, self.frame.size(self.view.offset) + offset)
+        return self.frame.read_flat(self.view.source, self.frame.size(self.view.offset) + offset)
 
     def _masked(self, score: Expr, mask: Expr) -> Expr:
         if not self.is_bool:
@@ -61,8 +61,8 @@ class Mask:
     def _lanes(self, row: Expr, tile: _Tile, column: int, stride: Expr, queries: Expr, lanes: int) -> Expr:
         """The mask's elements for `lanes` queries; lanes without a query repeat the last one."""
         if self.strides[2] == Dim.of(0):
-            element = let("mask", self.frame.read_flat(self.view.param, row))
+            element = let("mask", self.frame.read_flat(self.view.source, row))
             return spread(element, lanes)
         places = [tirx.min(tile.first + (column + lane), queries - index(1)) for lane in range(lanes)]
-        elements = [self.frame.read_flat(self.view.param, row + place * stride) for place in places]
+        elements = [self.frame.read_flat(self.view.source, row + place * stride) for place in places]
         return let("mask", tirx.Shuffle(elements, [tirx.const(lane) for lane in range(lanes)]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
-from nomul.backends.kernels.affine import NOTHING, NotAffine, Space, flat
+from nomul.backends.kernels.affine import NotAffine, Space, flat
 from nomul.backends.kernels.nest import Part, TilePlan, collapsed, grain, plan_tiles
 from nomul.backends.kernels.part_code import Code, Elements, PartCode, emit_parts
 from nomul.backends.kernels.terms import Lookup, Read, Special, Walk, with_splits
@@ -17,6 +17,7 @@ from nomul.backends.target import Target
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Value
 from nomul.ir.op import Kind
+from nomul.ir.shapes import NOTHING
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from nomul.backends.group import Group
 from nomul.backends.kernels import boxes
-from nomul.backends.kernels.affine import NOTHING, NotAffine
+from nomul.backends.kernels.affine import NotAffine
 from nomul.backends.kernels.terms import Axes, Special, Term, Walk
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node, Value
+from nomul.ir.shapes import NOTHING
 
 
 def refusal(group: Group) -> str | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from nomul.backends.group import Group
 from nomul.backends.kernels import boxes
-from nomul.backends.kernels.affine import NOTHING, Form, NotAffine, flat, row_major
+from nomul.backends.kernels.affine import Form, NotAffine, flat
 from nomul.backends.kernels.terms import Axes, Lookup, Term, Walk
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.ir.graph import Node
+from nomul.ir.shapes import NOTHING, row_major
 
 
 def refusal(group: Group) -> str | None:

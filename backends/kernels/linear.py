@@ -22,10 +22,10 @@ from nomul.backends.tir.body import buffer_at, index, let, loop
 from nomul.backends.tir.gemm import InnerKernel, Panel, Reduction, Rows
 from nomul.backends.tir.output import Output, Part, Place
 from nomul.backends.tir.register_tile import PANEL, RegisterTile
-from nomul.backends.views import resolve
 from nomul.ir.dim import Dim, Range, ceil_div, product
 from nomul.ir.graph import Node, Value
 from nomul.ir.types import DType
+from nomul.ir.views import resolve
 
 ROWS = 24  # of a tile: whole register tiles of 8, 12 and 6 rows
 _CACHED = 512 * 1024  # bytes of A that a block of rows may take, about half of a second-level cache
@@ -90,7 +90,7 @@ def row_view(x: Value | None) -> RowView | None:
             span = step * size
         else:
             return None
-    return RowView(view.param, view.offset, x.shape[-1] if stride is None else stride)
+    return RowView(view.source, view.offset, x.shape[-1] if stride is None else stride)
 
 
 @kernel("nn.linear", accepts=refusal, rank=20)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from nomul.backends.group import Group
 from nomul.backends.kernels import boxes
-from nomul.backends.kernels.affine import NOTHING, Form
+from nomul.backends.kernels.affine import Form
 from nomul.backends.kernels.terms import Axes, Count, Literal, Special, Term, Walk
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.ir.graph import Constant, Node
+from nomul.ir.shapes import NOTHING
 from nomul.ir.types import DType
 
 

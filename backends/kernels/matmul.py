@@ -23,9 +23,9 @@ from nomul.backends.tir.output import Output, Part, Place, column_pieces
 from nomul.backends.tir.register_tile import PANEL, RegisterTile
 from nomul.backends.tir.transposition import transposed
 from nomul.backends.tir.vectors import load, store_vector
-from nomul.backends.views import View, resolve
 from nomul.ir.dim import Dim, ceil_div, product
 from nomul.ir.types import DType
+from nomul.ir.views import View, resolve
 
 BLOCK = 8 * ROWS  # rows of a tile
 _THREAD_WORK = 400_000  # multiply-adds worth a thread
@@ -129,7 +129,7 @@ class _Matmul:
 
     def _pack_rows(self, start: Expr, used: Expr, depth: Expr) -> None:
         """Of an operand whose rows are contiguous."""
-        buffer, step = self.frame.buffer(self.right.param), self.frame.size(self.right.strides[-2])
+        buffer, step = self.frame.buffer(self.right.source), self.frame.size(self.right.strides[-2])
         with loop("k", depth) as k:
             source, target = let("source", start + k * step), let("target", k * PANEL + ROWS * PANEL)
             for piece, lanes in column_pieces(self.sizes[1], self.lanes, PANEL, used):
@@ -139,7 +139,7 @@ class _Matmul:
     def _pack_columns(self, start: Expr, used: Expr, depth: Expr) -> None:
         """Of an operand whose columns are contiguous: square blocks, transposed in registers, and what is left over."""
         buffer, stride, side = (
-            self.frame.buffer(self.right.param),
+            self.frame.buffer(self.right.source),
             self.frame.size(self.right.strides[-1]),
             self.lanes,
         )
@@ -156,7 +156,7 @@ class _Matmul:
 
     def _pack_elements(self, start: Expr, column: Expr, columns: Expr, row: Expr, rows: Expr) -> None:
         """Columns [column, columns) of rows [row, rows), one by one."""
-        buffer = self.frame.buffer(self.right.param)
+        buffer = self.frame.buffer(self.right.source)
         down, across = (self.frame.size(stride) for stride in self.right.strides[-2:])
         with loop("column", columns - column, column) as c:
             source = let("source", start + c * across)
@@ -168,7 +168,7 @@ class _Matmul:
         frame = self.frame
         stride, step = (frame.size(s) for s in self.left.strides[-2:])
         start = let("a", self._start(self.left, self.batches[0], batch) + row * stride)
-        rows = Rows(frame.buffer(self.left.param), start, stride, step)
+        rows = Rows(frame.buffer(self.left.source), start, stride, step)
         depth = self.sizes[2].value if self.sizes[2].value is not None else frame.size(self.sizes[2])
         height, width = (frame.size(size) for size in self.sizes[:2])
         image = index(0)

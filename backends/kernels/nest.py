@@ -8,9 +8,10 @@ from functools import cached_property
 from math import prod
 from typing import Protocol
 
-from nomul.backends.kernels.affine import NOTHING, ONE, Form, Space
+from nomul.backends.kernels.affine import Form, Space
 from nomul.backends.kernels.terms import Compute, Term, all_terms
 from nomul.ir.dim import Dim, Range, ceil_div, product
+from nomul.ir.shapes import NOTHING, ONE
 
 TILE = 4096  # elements that a tile is cut to
 THREAD_WORK = 2 * TILE  # elements worth handing to a thread

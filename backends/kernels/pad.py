@@ -8,12 +8,13 @@ from itertools import product
 
 from nomul.backends.group import Group
 from nomul.backends.kernels import boxes
-from nomul.backends.kernels.affine import NOTHING, Form, NotAffine
+from nomul.backends.kernels.affine import Form, NotAffine
 from nomul.backends.kernels.terms import Axes, Literal, Special, Term, Walk
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Constant, Node
+from nomul.ir.shapes import NOTHING
 
 _MOST_AXES = 2  # with pads by reflection and the like: the number of boxes is 3 to the power of it
 

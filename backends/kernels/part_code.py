@@ -9,7 +9,7 @@ from tvm import tirx
 
 from nomul.backends.emit import compute_type, emit, lanes_of, literal, widen
 from nomul.backends.frame import KernelFrame, split_index
-from nomul.backends.kernels.affine import NOTHING, ONE, Form
+from nomul.backends.kernels.affine import Form
 from nomul.backends.kernels.nest import Loop, Part, Plan, TilePlan
 from nomul.backends.kernels.pieces import if_bit, steps
 from nomul.backends.kernels.terms import Compute, Count, Given, Literal, Lookup, Read, Term, element_bytes
@@ -17,6 +17,7 @@ from nomul.backends.mathlib import bind
 from nomul.backends.storage import rounded
 from nomul.backends.tir.body import index, let, loop
 from nomul.ir.dim import Dim
+from nomul.ir.shapes import NOTHING, ONE
 
 Expr = Any
 Bases = dict[Any, Expr]  # place in memory at the current loop indices, by form (and by Lookup: that of its row)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
-from nomul.backends.kernels.affine import NOTHING, ONE, Form, NotAffine, Space, flat
+from nomul.backends.kernels.affine import Form, NotAffine, Space, flat
 from nomul.backends.kernels.fold_code import COLUMNS, Across, Along, Reduction
 from nomul.backends.kernels.folds import REDUCTIONS, fold_of
 from nomul.backends.kernels.nest import TILE, Loop, Part, TilePlan, collapsed, grain, plan_tiles, typical
@@ -18,6 +18,7 @@ from nomul.backends.target import Target
 from nomul.ir.dim import product
 from nomul.ir.graph import Node
 from nomul.ir.op import Kind
+from nomul.ir.shapes import NOTHING, ONE
 
 
 def refusal(group: Group) -> str | None:

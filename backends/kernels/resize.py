@@ -9,7 +9,6 @@ from tvm import tirx
 
 from nomul.backends.group import Group
 from nomul.backends.kernels import pixels as images
-from nomul.backends.kernels.affine import divides
 from nomul.backends.kernels.pixels import Pixel, Pixels
 from nomul.backends.mathlib import bind, intrinsic
 from nomul.backends.registry import Built, kernel
@@ -96,7 +95,7 @@ class _Nearest:
 def _factor(pixels: Pixels, axis: int) -> int | None:
     """The whole number by which the result is larger, where the index of the operand is just the quotient by it."""
     attrs, size = pixels.anchor.attrs, pixels.x.shape[1 + axis]
-    if (attrs["coordinates"], attrs["rounding"]) not in _EXACT or not divides(size, attrs["size"][axis]):
+    if (attrs["coordinates"], attrs["rounding"]) not in _EXACT or not size.divides(attrs["size"][axis]):
         return None
     factor = attrs["size"][axis].divide_exactly(size).value
     return factor if not attrs["scales"] or attrs["scales"][axis] == factor else None

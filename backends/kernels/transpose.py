@@ -11,7 +11,6 @@ from typing import Any
 from tvm import tirx
 
 from nomul.backends.frame import KernelFrame, split_index
-from nomul.backends.kernels.affine import NOTHING, ONE
 from nomul.backends.kernels.nest import Loop, Part
 from nomul.backends.kernels.part_code import Bases, Elements, moved
 from nomul.backends.kernels.terms import Read, Term
@@ -20,6 +19,7 @@ from nomul.backends.tir.body import buffer_at, index, let, loop
 from nomul.backends.tir.transposition import transposed
 from nomul.backends.tir.vectors import load, store_vector
 from nomul.ir.dim import Dim, Range, ceil_div, product
+from nomul.ir.shapes import NOTHING, ONE
 from nomul.ir.types import DType
 
 Expr = Any

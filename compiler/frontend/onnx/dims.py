@@ -41,11 +41,7 @@ class SizeDemand(Exception):
         left, right = self.left.substitute(values), self.right.substitute(values)
         if self.relation == "equal":
             return left == right
-        try:
-            left.divide_exactly(right)
-        except ValueError:
-            return False
-        return True
+        return right.divides(left)
 
 
 @dataclass

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from nomul.ir.graph import Constant, Node, Value
+from nomul.ir.shapes import ONE, Shape
 from nomul.ir.types import DType
+from nomul.ir.views import view_chain
 from nomul.passes.folding import known_array
 from nomul.passes.graph_tools import number, produced_by
 from nomul.passes.matcher import Match, Pattern
 from nomul.passes.rule import NodeRule, NoMatch, PatternRule, Rewriter
-from nomul.passes.shapes import ONE, Shape, view_chain
 from nomul.passes.view_tools import rebuild_views
 
 NEGLIGIBLE = -1e30  # a score plus this is this: adding it and putting it in place are the same

@@ -10,11 +10,11 @@ import numpy as np
 
 from nomul.ir.dim import Dim, Range
 from nomul.ir.graph import Constant, Node, Value
+from nomul.ir.shapes import ONE
 from nomul.ir.types import DType
 from nomul.passes.folding import known_array
 from nomul.passes.graph_tools import number, produced_by
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
-from nomul.passes.shapes import ONE
 
 HIDDEN = -1e4  # a score lowered by this much has no weight left in a row where another score is not
 

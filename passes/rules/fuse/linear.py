@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from nomul.ir.graph import Constant, Node, Value, Weight
+from nomul.ir.shapes import ONE
 from nomul.ir.types import DType
+from nomul.ir.views import view_chain
 from nomul.passes.graph_tools import is_dense, is_known, produced_by
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
-from nomul.passes.shapes import ONE, view_chain
 from nomul.passes.view_tools import rebuild_views
 
 _WIDE = (DType.F32, DType.F64)  # scaling sixteen-bit weights would round them again

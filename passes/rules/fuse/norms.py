@@ -7,10 +7,10 @@ from typing import Any
 
 from nomul.ir.dim import product
 from nomul.ir.graph import Constant, Node, Value
+from nomul.ir.shapes import inverse
 from nomul.passes.graph_tools import number, produced_by
 from nomul.passes.matcher import Match, Pattern
 from nomul.passes.rule import NodeRule, NoMatch, PatternRule, Rewriter
-from nomul.passes.shapes import inverse
 
 
 class LayerNorm(PatternRule):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Constant, Node, Value
+from nomul.ir.shapes import ONE
 from nomul.passes.graph_tools import is_elementwise, is_view, produced_by
 from nomul.passes.rule import NodeRule, Rewriter
-from nomul.passes.shapes import ONE
 
 
 class ConcatBehindElementwise(NodeRule):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from nomul.ir.graph import Constant, Node, Value
 from nomul.ir.op import Kind
+from nomul.ir.shapes import ONE, inverse
 from nomul.passes.graph_tools import is_known, produced_by
 from nomul.passes.rule import NodeRule, Rewriter
 from nomul.passes.rules.simplify.broadcast import ELEMENTWISE
-from nomul.passes.shapes import ONE, inverse
 
 REDUCTIONS = ("reduce.sum", "reduce.mean", "reduce.prod", "reduce.max", "reduce.min", "reduce.any", "reduce.all")
 ROWS = ("nn.linear", "nn.layer_norm", "nn.rms_norm")

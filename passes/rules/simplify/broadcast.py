@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from nomul.ir.graph import Constant, Node, Value, Weight
 from nomul.ir.op import Kind, all_ops
+from nomul.ir.shapes import ONE
 from nomul.passes.graph_tools import produced_by
 from nomul.passes.rule import NodeRule, Rewriter
-from nomul.passes.shapes import ONE
 
 ELEMENTWISE = tuple(spec.name for spec in all_ops().values() if spec.kind is Kind.ELEMENTWISE)
 BINARY = tuple(name for name in ELEMENTWISE if len(all_ops()[name].operands) > 1)

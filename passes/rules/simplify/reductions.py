@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node, Value
+from nomul.ir.shapes import ONE
 from nomul.passes.graph_tools import number, produced_by
 from nomul.passes.rule import NodeRule, Rewriter
 from nomul.passes.rules.simplify.views import operand
-from nomul.passes.shapes import ONE
 
 REDUCTIONS = ("reduce.sum", "reduce.mean", "reduce.prod", "reduce.max", "reduce.min", "reduce.any", "reduce.all")
 

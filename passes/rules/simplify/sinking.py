@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from nomul.ir.graph import Constant, Node, Value
+from nomul.ir.shapes import ONE, Shape, reshape_groups
 from nomul.passes.graph_tools import is_known, produced_by
 from nomul.passes.rule import NodeRule, Rewriter
 from nomul.passes.rules.simplify.broadcast import ELEMENTWISE
-from nomul.passes.shapes import ONE, Shape, reshape_groups
 
 
 def keeps_last_axis(source: Shape, target: Shape) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node, Value
+from nomul.ir.shapes import ONE, reshape_groups
 from nomul.passes.graph_tools import produced_by
 from nomul.passes.rule import NodeRule, Rewriter
-from nomul.passes.shapes import ONE, reshape_groups
 
 
 def operand(node: Node) -> Value:
