@@ -7,8 +7,6 @@ functions here emit statements into the current IRBuilder frame.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -20,6 +18,7 @@ from nomul.backends.group import Group
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Constant, Node, Value
 from nomul.ir.op import Kind
+from nomul.ir.registry import Registry
 from nomul.ir.types import DType
 
 Expr = Any  # a tvm PrimExpr; tvm has no type stubs
@@ -56,28 +55,18 @@ def widen(value: Expr, lanes: int) -> Expr:
     return tirx.Broadcast(value, lanes) if lanes > 1 and lanes_of(value) == 1 else value
 
 
-_RULES: dict[str, Rule] = {}
+_RULES: Registry[str, Rule] = Registry("nomul.backends.elements", "the rule of {}")
 
 
 def rule(op: str) -> Callable[[Rule], Rule]:
     """Declare how one element of an op's result is computed from the operands' elements."""
-
-    def declare(function: Rule) -> Rule:
-        if op in _RULES:
-            raise ValueError(f"op {op} has two rules")
-        _RULES[op] = function
-        return function
-
-    return declare
+    return _RULES.declare(op)
 
 
 @cache
 def rules() -> dict[str, Rule]:
     """The rule of every element-wise op."""
-    package = importlib.import_module("nomul.backends.elements")
-    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        importlib.import_module(module.name)
-    return dict(_RULES)
+    return _RULES.all()
 
 
 def emit(node: Node, args: Sequence[Expr]) -> Expr:

@@ -5,15 +5,13 @@ Selection is in `backends/select.py`; the plain C interface of a kernel is descr
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from nomul.backends.group import Group
 from nomul.ir.dim import Dim
+from nomul.ir.registry import Registry
 
 if TYPE_CHECKING:
     from nomul.backends.target import Target
@@ -54,7 +52,7 @@ class Kernel:
     build: Build
 
 
-_REGISTRY: dict[str, Kernel] = {}
+_KERNELS: Registry[str, Kernel] = Registry("nomul.backends.kernels", "kernel {}")
 _LABELS = {"*": "any", "": "ew"}
 
 
@@ -70,22 +68,11 @@ def kernel(
 
     def declare(build: Build) -> Kernel:
         name = f"{_LABELS.get(op, op)}/{encoding or 'f32'}/{build.__name__}"
-        if name in _REGISTRY:
-            raise ValueError(f"kernel {name} is declared twice")
-        _REGISTRY[name] = Kernel(name, op, encoding, frozenset(needs), accepts, rank, build)
-        return _REGISTRY[name]
+        return _KERNELS.add(name, Kernel(name, op, encoding, frozenset(needs), accepts, rank, build))
 
     return declare
 
 
-@cache
-def _load() -> None:
-    package = importlib.import_module("nomul.backends.kernels")
-    for module in pkgutil.iter_modules(package.__path__, "nomul.backends.kernels."):
-        importlib.import_module(module.name)
-
-
 def all_kernels() -> dict[str, Kernel]:
     """Every kernel by name."""
-    _load()
-    return dict(_REGISTRY)
+    return _KERNELS.all()

@@ -6,9 +6,7 @@ A sub-command is one module with HELP, `configure(parser)` and `run(arguments) -
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
-import pkgutil
 import sys
 import traceback
 import warnings
@@ -17,8 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
-from nomul import commands
 from nomul.ir.errors import NomulError
+from nomul.ir.registry import modules_of
 from nomul.runtime.errors import RuntimeFault
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
@@ -80,8 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def all_commands() -> dict[str, ModuleType]:
     """Sub-commands by name."""
-    found = pkgutil.iter_modules(commands.__path__, f"{commands.__name__}.")
-    return {info.name.rpartition(".")[2].rstrip("_"): importlib.import_module(info.name) for info in found}
+    return {module.__name__.rpartition(".")[2].rstrip("_"): module for module in modules_of("nomul.commands")}
 
 
 def package_version() -> str:

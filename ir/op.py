@@ -6,17 +6,15 @@ language of the annotations is in `ir/signature.py`. Ops live in `ir/ops/`, one 
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache
 from typing import Any
 
 from nomul.ir.dim import Dim
+from nomul.ir.registry import Registry
 from nomul.ir.signature import Pattern, TypeFault, match_operand, parse_pattern, result_type
 from nomul.ir.types import DType, Tensor
 
@@ -156,7 +154,7 @@ def type_text(kind: Any) -> str:
     )
 
 
-_REGISTRY: dict[str, OpSpec] = {}
+_OPS: Registry[str, OpSpec] = Registry("nomul.ir.ops", "op {}")
 
 
 def op(
@@ -170,8 +168,6 @@ def op(
     """Declare an op. infer / verify: hooks for what the signature cannot say; both raise TypeFault."""
 
     def declare(function: Callable[..., Any]) -> OpSpec:
-        if name in _REGISTRY:
-            raise ValueError(f"op {name} is declared twice")
         operands, attributes, results = _read_signature(function)
         spec = OpSpec(
             name,
@@ -185,8 +181,7 @@ def op(
             verify,
             inspect.getdoc(function) or "",
         )
-        _REGISTRY[name] = spec
-        return spec
+        return _OPS.add(name, spec)
 
     return declare
 
@@ -223,23 +218,17 @@ def _attribute_type(annotation: str) -> tuple[Any, tuple[str, ...]]:
     return _ATTRIBUTE_TYPES[annotation], ()
 
 
-@cache
-def _load_ops() -> None:
-    package = importlib.import_module("nomul.ir.ops")
-    for module in pkgutil.iter_modules(package.__path__, "nomul.ir.ops."):
-        importlib.import_module(module.name)
-
-
 def all_ops() -> dict[str, OpSpec]:
     """Every op by name, in order of declaration."""
-    _load_ops()
-    return dict(_REGISTRY)
+    return _OPS.all()
 
 
 def get_op(name: str) -> OpSpec:
     """Raises KeyError for an unknown op."""
-    _load_ops()
-    return _REGISTRY[name]
+    found = _OPS.find(name)
+    if found is None:
+        raise KeyError(name)
+    return found
 
 
 __all__ = ["Kind", "OpSpec", "Operand", "TypeFault", "all_ops", "get_op", "op"]

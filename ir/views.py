@@ -31,11 +31,12 @@ def view_chain(value: Value) -> list[Node]:
 def chain_view(chain: Sequence[Node]) -> View | None:
     """How a chain of views (nearest first, not empty) shows its source; None where strides cannot say it."""
     source = _operand(chain[-1])
-    view: View | None = View(source, NOTHING, row_major(source.shape))
+    view = View(source, NOTHING, row_major(source.shape))
     for node in reversed(chain):
-        view = _STEPS[node.op](view, node)
-        if view is None:
+        shown = _STEPS[node.op](view, node)
+        if shown is None:
             return None
+        view = shown
     return view
 
 

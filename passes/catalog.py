@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from functools import cache
 
 from nomul.ir.errors import NomulError
+from nomul.ir.registry import modules_of
 from nomul.passes.base import Pass
 from nomul.passes.rewrite import Rewrite
+from nomul.passes.rule import rule_families
 
 
 @cache
 def pass_classes() -> dict[str, type[Pass]]:
     """Every pass class that needs no arguments, by name."""
-    package = importlib.import_module("nomul.passes")
     found: dict[str, type[Pass]] = {}
-    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        for kind in vars(importlib.import_module(info.name)).values():
+    for module in modules_of("nomul.passes"):
+        for kind in vars(module).values():
             if inspect.isclass(kind) and issubclass(kind, Pass) and kind.name:
                 found[kind.name] = kind
     return dict(sorted(found.items()))
-
-
-def rule_families() -> list[str]:
-    """Names of the folders of rules."""
-    package = importlib.import_module("nomul.passes.rules")
-    return sorted(info.name for info in pkgutil.iter_modules(package.__path__) if info.ispkg)
 
 
 def pass_names() -> list[str]:

@@ -5,15 +5,14 @@ A rule is a class in `passes/rules/FAMILY/`; the pass of that family finds it by
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 import re
 from functools import cache
 from typing import Any, ClassVar
 
 from nomul.ir.builder import Builder
 from nomul.ir.graph import Func, Module, Node, Value, Weight
+from nomul.ir.registry import modules_of
 from nomul.passes.base import Miss
 from nomul.passes.folding import as_known, fold, take_name, weight_name
 from nomul.passes.matcher import Compiled, Match, Matcher, Pattern, compile_pattern
@@ -165,10 +164,8 @@ class PatternRule(Rule):
 @cache
 def rule_classes(family: str) -> tuple[type[Rule], ...]:
     """All rules of `passes/rules/FAMILY/`, in order of file name and definition. Raises ImportError: no such family."""
-    package = importlib.import_module(f"nomul.passes.rules.{family}")
     found: list[type[Rule]] = []
-    for info in sorted(pkgutil.iter_modules(package.__path__, package.__name__ + "."), key=lambda info: info.name):
-        module = importlib.import_module(info.name)
+    for module in modules_of(f"nomul.passes.rules.{family}"):
         found += [kind for kind in vars(module).values() if _is_rule(kind, module.__name__)]
     return tuple(found)
 
@@ -178,8 +175,11 @@ def _is_rule(kind: Any, module: str) -> bool:
     return own and not kind.__name__.startswith("_")
 
 
+def rule_families() -> list[str]:
+    """Names of the folders of rules."""
+    return [module.__name__.rpartition(".")[2] for module in modules_of("nomul.passes.rules")]
+
+
 def all_rules() -> dict[str, type[Rule]]:
     """Every rule of every family, by name."""
-    package = importlib.import_module("nomul.passes.rules")
-    families = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
-    return {kind.name: kind for family in families for kind in rule_classes(family)}
+    return {kind.name: kind for family in rule_families() for kind in rule_classes(family)}

@@ -8,12 +8,12 @@ An op has one of three rules, in one file a family here, found by themselves:
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
+
+from nomul.ir.registry import Registry
 
 Function = Callable[..., Any]
 
@@ -27,20 +27,14 @@ class Rule:
     costly: bool
 
 
-_RULES: dict[str, Rule] = {}
-
-
-def _declare(op: str, rule: Rule) -> None:
-    if op in _RULES:
-        raise ValueError(f"op {op} has two rules")
-    _RULES[op] = rule
+_RULES: Registry[str, Rule] = Registry(__name__, "the generic rule of {}")
 
 
 def element(op: str, *, costly: bool = False) -> Callable[[Function], Function]:
     """Declare `(pull, node, index) -> element of the result`."""
 
     def declare(function: Function) -> Function:
-        _declare(op, Rule("element", function, costly))
+        _RULES.add(op, Rule("element", function, costly))
         return function
 
     return declare
@@ -50,7 +44,7 @@ def line(op: str) -> Callable[[Function], Function]:
     """Declare `(pull, node) -> Line`."""
 
     def declare(function: Function) -> Function:
-        _declare(op, Rule("line", function, True))
+        _RULES.add(op, Rule("line", function, True))
         return function
 
     return declare
@@ -60,7 +54,7 @@ def whole(op: str) -> Callable[[Function], Function]:
     """Declare `(pull, node, destination) -> None`, which fills `destination`, a `pull.Stored` of the first result."""
 
     def declare(function: Function) -> Function:
-        _declare(op, Rule("whole", function, True))
+        _RULES.add(op, Rule("whole", function, True))
         return function
 
     return declare
@@ -69,6 +63,4 @@ def whole(op: str) -> Callable[[Function], Function]:
 @cache
 def rules() -> dict[str, Rule]:
     """The rule of every op that is not element-wise."""
-    for module in pkgutil.iter_modules(__path__, __name__ + "."):
-        importlib.import_module(module.name)
-    return dict(_RULES)
+    return _RULES.all()

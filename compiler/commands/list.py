@@ -72,7 +72,8 @@ def _encodings() -> Rows:
 
 
 def _passes() -> Rows:
-    from nomul.passes.catalog import pass_classes, rule_families
+    from nomul.passes.catalog import pass_classes
+    from nomul.passes.rule import rule_families
 
     described = {name: kind.__doc__ for name, kind in pass_classes().items()}
     for family in rule_families():

@@ -5,12 +5,11 @@ How to choose the bytes for given weights is a fitter's work (`passes/fit/`).
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
 from typing import Any
 
 from nomul.ir.encodings.base import Encoding
+from nomul.ir.registry import modules_of
 
 __all__ = ["Encoding", "all_encodings", "get_encoding"]
 
@@ -18,8 +17,7 @@ __all__ = ["Encoding", "all_encodings", "get_encoding"]
 @cache
 def all_encodings() -> dict[str, type[Encoding]]:
     """Every encoding class by name."""
-    for module in pkgutil.iter_modules(__path__, __name__ + "."):
-        importlib.import_module(module.name)
+    modules_of(__name__)
     return {kind.name: kind for kind in sorted(_named(Encoding), key=lambda kind: kind.name)}
 
 

@@ -6,37 +6,24 @@ hessian: [K, K], the mean of x x^T over calibration inputs of the layer, or None
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
-from functools import cache
 
 import numpy as np
 
 from nomul.ir.encodings import Encoding
+from nomul.ir.registry import Registry
 
 Fitter = Callable[[np.ndarray, np.ndarray | None, Encoding], Mapping[str, np.ndarray]]
 DEFAULT = "round_to_nearest"
 
-_REGISTRY: dict[str, Fitter] = {}
+_FITTERS: Registry[str, Fitter] = Registry(__name__, "fitter {}")
 
 
 def fitter(function: Fitter) -> Fitter:
     """Declare a fitter under its function's name. Raises ValueError for a name declared twice."""
-    name = function.__name__
-    if name in _REGISTRY:
-        raise ValueError(f"fitter {name} is declared twice")
-    _REGISTRY[name] = function
-    return function
-
-
-@cache
-def _load() -> None:
-    for info in pkgutil.iter_modules(__path__, __name__ + "."):
-        importlib.import_module(info.name)
+    return _FITTERS.add(function.__name__, function)
 
 
 def all_fitters() -> dict[str, Fitter]:
     """Every fitter by name."""
-    _load()
-    return dict(sorted(_REGISTRY.items()))
+    return dict(sorted(_FITTERS.all().items()))

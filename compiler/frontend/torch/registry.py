@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
+
+from nomul.ir.registry import Registry
 
 Function = Callable[..., Any]
 
@@ -24,8 +24,9 @@ class Handler:
     refuses: bool = False
 
 
-_HANDLERS: dict[str, Handler] = {}
-_RULES: dict[str, Function] = {}
+_PACKAGE = "nomul.frontend.torch.ops"
+_HANDLERS: Registry[str, Handler] = Registry(_PACKAGE, "aten.{}")
+_RULES: Registry[str, Function] = Registry(_PACKAGE, "the rule of aten.{}")
 
 
 def aten(*names: str, lazy: bool = False, refuses: bool = False) -> Callable[[Function], Function]:
@@ -36,9 +37,7 @@ def aten(*names: str, lazy: bool = False, refuses: bool = False) -> Callable[[Fu
 
     def declare(function: Function) -> Function:
         for name in names:
-            if name in _HANDLERS:
-                raise ValueError(f"aten.{name} is declared twice")
-            _HANDLERS[name] = Handler(function, lazy, refuses)
+            _HANDLERS.add(name, Handler(function, lazy, refuses))
         return function
 
     return declare
@@ -46,22 +45,7 @@ def aten(*names: str, lazy: bool = False, refuses: bool = False) -> Callable[[Fu
 
 def rule(*names: str) -> Callable[[Function], Function]:
     """Declare what an op does to values known by formula (see `lazy.py`). The function returns None where it cannot."""
-
-    def declare(function: Function) -> Function:
-        for name in names:
-            if name in _RULES:
-                raise ValueError(f"the rule of aten.{name} is declared twice")
-            _RULES[name] = function
-        return function
-
-    return declare
-
-
-@cache
-def _load() -> None:
-    package = importlib.import_module("nomul.frontend.torch.ops")
-    for module in pkgutil.iter_modules(package.__path__, "nomul.frontend.torch.ops."):
-        importlib.import_module(module.name)
+    return _RULES.declare(*names)
 
 
 def names_of(target: Any) -> tuple[str, str]:
@@ -73,16 +57,14 @@ def names_of(target: Any) -> tuple[str, str]:
 
 def handler_of(target: Any) -> Handler | None:
     """The handler of an OpOverload, or None."""
-    _load()
     overload, packet = names_of(target)
-    return _HANDLERS.get(overload) or _HANDLERS.get(packet)
+    return _HANDLERS.find(overload) or _HANDLERS.find(packet)
 
 
 def rule_of(target: Any) -> Function | None:
     """The formula rule of an OpOverload, or None."""
-    _load()
     overload, packet = names_of(target)
-    return _RULES.get(overload) or _RULES.get(packet)
+    return _RULES.find(overload) or _RULES.find(packet)
 
 
 @cache
@@ -97,5 +79,4 @@ def further_decompositions() -> dict[Any, Function]:
 
 def lowered_ops() -> list[str]:
     """The names of all ops that have a lowering."""
-    _load()
-    return sorted(name for name, handler in _HANDLERS.items() if not handler.refuses)
+    return sorted(name for name, handler in _HANDLERS.all().items() if not handler.refuses)
