@@ -1,15 +1,17 @@
-"""Targets: what machine the code is for; a name is `ARCH-OS[+feature...]` or an alias. One file each in `targets/`."""
+"""Targets: what machine the code is for. A name is `ARCH-OS[-musl][+CPU][+feature...]` or an alias (a board)."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
 from nomul.ir.errors import NomulError
+
+MUSL = "-musl"
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class Target:
 
     name: canonical (`x86_64-linux+avx2`).  level: short name, a C identifier, the suffix of kernel symbols.
     features: names that kernels' `needs` and the runtime's CPU check use.  triple, cpu, attributes: for LLVM.
-    zig: for linking.  vector_bytes: width of a vector register.  description: one line for `nomul list targets`."""
+    zig: for linking; musl: the same against musl, empty where the system has no such choice.
+    vector_bytes: width of a vector register.  description: one line for `nomul list targets`."""
 
     name: str
     level: str
@@ -28,10 +31,25 @@ class Target:
     triple: str
     cpu: str
     zig: str
+    musl: str = ""
     attributes: tuple[str, ...] = ()
     vector_bytes: int = 16
     registers: int = 16
     description: str = field(default="", compare=False)
+
+    def with_musl(self) -> Target:
+        """The same machine with musl as its C library."""
+        assert self.musl
+        family, plus, rest = self.name.partition("+")
+        return replace(self, name=family + MUSL + plus + rest, zig=self.musl)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Another name for a target. target: a canonical name; description: of what the name stands for, if not of that."""
+
+    target: str
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,21 +57,57 @@ class Family:
     """All levels of one architecture and system; a file in `backends/targets/` defines one as `FAMILY`.
 
     name: `ARCH-OS`.  levels: best first; the last one is what every machine of the family has.
-    extensions: each further feature and the level that it stands on.  aliases: other names for one level.
+    extensions: feature -> the level that it stands on; a feature of the levels that is not named here stands on the
+    lowest level that has it.  cpus: targets tuned for one CPU, by LLVM's name of it.  aliases: other names.
+    attributes: LLVM's names of features, where they differ.
     host: levels of the machine that we run on, best first; none where it is not of this family."""
 
     name: str
     levels: tuple[Target, ...]
-    extensions: dict[str, str]
-    aliases: dict[str, str]
+    extensions: Mapping[str, str]
+    aliases: Mapping[str, Alias]
     host: Callable[[], tuple[Target, ...]]
+    cpus: Mapping[str, Target] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
-    def with_features(self, wanted: Sequence[str]) -> Target:
-        """The lowest level that has all wanted features, the missing ones added. Raises KeyError for an unknown one."""
+    @property
+    def features(self) -> frozenset[str]:
+        """Every feature that a name may ask for."""
+        return frozenset().union(self.extensions, *(level.features for level in self.levels))
+
+    def find(self, words: Sequence[str]) -> tuple[Target, ...]:
+        """What the words behind the family's name ask for: a CPU, features, both; all levels where there are none.
+
+        Raises NomulError (NM402) for a word that is neither."""
+        for word in words:
+            if word not in self.features and word not in self.cpus:
+                message = f"{self.name} has no CPU or feature '{word}'"
+                raise unknown(message, word, [*sorted(self.features), *self.cpus])
+        cpus = [word for word in words if word in self.cpus]
+        if len(cpus) > 1:
+            raise NomulError("NM402", f"{' and '.join(cpus)} are two CPUs", help="one target is tuned for one CPU")
+        wanted = frozenset(words).difference(cpus)
+        if cpus:
+            return (self._extend(self.cpus[cpus[0]], wanted),)
+        return (self._with_features(wanted),) if wanted else self.levels
+
+    def _with_features(self, wanted: frozenset[str]) -> Target:
+        """The lowest level that has all wanted features, the missing ones added."""
         order = [level.level for level in reversed(self.levels)]
-        needed = max((order.index(self._level_of(name)) for name in wanted), default=0)
+        needed = max(order.index(self._level_of(feature)) for feature in wanted)
         base = self.levels[len(order) - 1 - needed]
-        extra = sorted(set(wanted) - base.features)
+        for level in self.levels:
+            if level.features == base.features | wanted:
+                return level
+        return self._extend(base, wanted)
+
+    def _level_of(self, feature: str) -> str:
+        if feature in self.extensions:
+            return self.extensions[feature]
+        return next(level.level for level in reversed(self.levels) if feature in level.features)
+
+    def _extend(self, base: Target, wanted: frozenset[str]) -> Target:
+        extra = sorted(wanted - base.features)
         if not extra:
             return base
         return replace(
@@ -61,15 +115,13 @@ class Family:
             name="+".join([base.name, *extra]),
             level="_".join([base.level, *extra]),
             features=base.features.union(extra),
-            attributes=(*base.attributes, *(f"+{name}" for name in extra)),
+            attributes=(*base.attributes, *self.llvm_attributes(extra)),
             description=f"{base.description}, with {', '.join(extra)}",
         )
 
-    def _level_of(self, feature: str) -> str:
-        for level in reversed(self.levels):
-            if feature in level.features:
-                return level.level
-        return self.extensions[feature]
+    def llvm_attributes(self, features: Iterable[str]) -> tuple[str, ...]:
+        """LLVM's attributes that switch on the features."""
+        return tuple(f"+{self.attributes.get(feature, feature)}" for feature in features)
 
 
 @cache
@@ -82,41 +134,51 @@ def families() -> dict[str, Family]:
 
 
 def target_names() -> dict[str, str]:
-    """Every fixed name that `find_target` takes, with one line on what it is."""
+    """Every fixed name that `find_target` takes, with one line on what it is; any Linux name also takes `-musl`."""
     names = {"host": "all levels of this machine's family that it can run"}
     for family in families().values():
-        names[family.name] = f"every level of the family: {', '.join(level.level for level in family.levels)}"
-        names.update({level.name: level.description for level in family.levels})
-        levels = {level.level: level for level in family.levels}
-        names.update({alias: levels[level].description for alias, level in family.aliases.items()})
+        if len(family.levels) > 1:
+            listed = ", ".join(level.level for level in family.levels)
+            names[family.name] = f"every level of the family in one library: {listed}"
+        names |= {level.name: level.description for level in family.levels}
+        names |= {cpu.name: cpu.description for cpu in family.cpus.values()}
+        if family.levels[0].musl:
+            names[family.name + MUSL] = f"{family.name} with musl, not glibc; {MUSL} may follow any name of the family"
+        for name, alias in family.aliases.items():
+            names[name] = alias.description or _find(alias.target)[0].description
     return names
 
 
 def find_target(name: str) -> tuple[Target, ...]:
     """The levels that a name stands for, best first: `host` and `ARCH-OS` give several, all others one.
 
-    Raises NomulError (NM402) for an unknown name or feature, with suggestions."""
+    Raises NomulError (NM402) for an unknown name, CPU or feature, with suggestions."""
     if name == "host":
         return _host()
-    base, *features = name.split("+")
-    family = families().get(base)
-    if family is not None and not features:
-        return family.levels
-    if family is not None:
-        unknown = [f for f in features if not _knows(family, f)]
-        if unknown:
-            raise _unknown(f"{family.name} has no feature '{unknown[0]}'", unknown[0], _feature_names(family))
-        return (family.with_features(features),)
+    base, plus, rest = name.partition("+")
+    if not base.endswith(MUSL):
+        return _find(name)
+    targets = _find(base.removesuffix(MUSL) + plus + rest)
+    if not targets[0].musl:
+        raise NomulError("NM402", f"{targets[0].os} has no musl", help=f"leave out {MUSL}")
+    return tuple(target.with_musl() for target in targets)
+
+
+def _find(name: str) -> tuple[Target, ...]:
+    base, *words = name.split("+")
+    if base in families():
+        return families()[base].find(words)
     for family in families().values():
-        if name in family.aliases:
-            return tuple(level for level in family.levels if level.level == family.aliases[name])
-    raise _unknown(f"unknown target '{name}'", name, list(target_names()))
+        if base in family.aliases:
+            canonical, *more = family.aliases[base].target.split("+")
+            return families()[canonical].find([*more, *words])
+    raise unknown(f"unknown target '{name}'", name, list(target_names()))
 
 
 def find_targets(names: Sequence[str]) -> tuple[Target, ...]:
     """The levels of several names, best first. Raises NomulError (NM403) where one library cannot have them all."""
     found = {target.level: target for name in names for target in find_target(name)}
-    kinds = sorted({f"{target.arch}-{target.os}" for target in found.values()})
+    kinds = sorted({target.name.partition("+")[0] for target in found.values()})
     if len(kinds) > 1:
         message = f"one library is for one architecture and system, not for {' and '.join(kinds)}"
         raise NomulError("NM403", message, help="compile once for each")
@@ -132,15 +194,8 @@ def _host() -> tuple[Target, ...]:
     raise NomulError("NM402", "this machine is of no known target family", help=f"name a target; families: {known}")
 
 
-def _feature_names(family: Family) -> list[str]:
-    return sorted({name for level in family.levels for name in level.features}.union(family.extensions))
-
-
-def _knows(family: Family, feature: str) -> bool:
-    return feature in _feature_names(family)
-
-
-def _unknown(message: str, word: str, known: Sequence[str]) -> NomulError:
+def unknown(message: str, word: str, known: Sequence[str]) -> NomulError:
+    """The error for a word that is none of the known ones, with those that look like it."""
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     shown = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
     return NomulError("NM402", message, help=shown)

@@ -41,7 +41,7 @@ static int has(const feature *wanted) {
   return (saved_registers() & wanted->xcr0) == wanted->xcr0;
 }
 
-#elif defined(__aarch64__) && defined(__linux__)
+#elif (defined(__aarch64__) || defined(__arm__)) && defined(__linux__)
 #include <sys/auxv.h>
 
 typedef struct {
@@ -64,7 +64,7 @@ static const feature features[] = {NM_CPU_FEATURES(FEATURE_ROW)};
 static int has(const feature *wanted) {
   int value = 0;
   size_t size = sizeof value;
-  return sysctlbyname(*wanted, &value, &size, NULL, 0) == 0 && value != 0;
+  return *wanted == NULL || (sysctlbyname(*wanted, &value, &size, NULL, 0) == 0 && value != 0);
 }
 
 #else

@@ -14,7 +14,8 @@
 
 /* One row per feature: its name in C, its name for users (LLVM's), and where the CPU or system says that it is there.
  * x86: CPUID leaf, subleaf, register (0 eax .. 3 edx), bit, and the XCR0 bits by which the system says that it saves
- * the registers. ARM: Linux HWCAP word (1 or 2) and bit, and the name for sysctlbyname on Apple. */
+ * the registers. ARM: Linux HWCAP word (1 or 2) and bit, and the name for sysctlbyname on macOS, NULL for what every
+ * Mac with an ARM processor has (macOS 11 had no names for most). */
 #define NM_X86_FEATURES(FEATURE)                   \
   FEATURE(sse2, "sse2", 1, 0, 3, 26, 0)            \
   FEATURE(sse3, "sse3", 1, 0, 2, 0, 0)             \
@@ -49,19 +50,25 @@
   FEATURE(avx512bf16, "avx512bf16", 7, 1, 0, 5, 0xe6) \
   FEATURE(avx512fp16, "avx512fp16", 7, 0, 3, 23, 0xe6)
 
-#define NM_ARM_FEATURES(FEATURE)                                  \
-  FEATURE(neon, "neon", 1, 1, "hw.optional.AdvSIMD")              \
-  FEATURE(fp16, "fullfp16", 1, 10, "hw.optional.arm.FEAT_FP16")   \
-  FEATURE(dotprod, "dotprod", 1, 20, "hw.optional.arm.FEAT_DotProd") \
-  FEATURE(fp16fml, "fp16fml", 1, 23, "hw.optional.arm.FEAT_FHM")  \
+#define NM_AARCH64_FEATURES(FEATURE)                                \
+  FEATURE(neon, "neon", 1, 1, NULL)                               \
+  FEATURE(fp16, "fp16", 1, 10, NULL)                              \
+  FEATURE(dotprod, "dotprod", 1, 20, NULL)                        \
+  FEATURE(fp16fml, "fp16fml", 1, 23, NULL)                        \
   FEATURE(sve, "sve", 1, 22, "hw.optional.arm.FEAT_SVE")          \
   FEATURE(sve2, "sve2", 2, 1, "hw.optional.arm.FEAT_SVE2")        \
   FEATURE(i8mm, "i8mm", 2, 13, "hw.optional.arm.FEAT_I8MM")       \
   FEATURE(bf16, "bf16", 2, 14, "hw.optional.arm.FEAT_BF16")
 
+#define NM_ARM_FEATURES(FEATURE)   \
+  FEATURE(neon, "neon", 1, 12, NULL) \
+  FEATURE(vfp4, "vfp4", 1, 16, NULL)
+
 #if defined(__x86_64__) || defined(__i386__)
 #define NM_CPU_FEATURES NM_X86_FEATURES
 #elif defined(__aarch64__)
+#define NM_CPU_FEATURES NM_AARCH64_FEATURES
+#elif defined(__arm__)
 #define NM_CPU_FEATURES NM_ARM_FEATURES
 #endif
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from nomul.backends.target import Family, Target
+from nomul.backends.target import Alias, Family, Target
 
 # psABI, "Micro-Architecture Levels", table 3.1. FXSR, CMOV and the like are in the baseline and not checked again.
 _V2 = frozenset({"sse3", "ssse3", "sse4.1", "sse4.2", "cx16", "popcnt", "sahf"})
@@ -55,6 +55,7 @@ def _level(level: str, suffix: str, features: frozenset[str], vector_bytes: int,
         triple="x86_64-unknown-linux-gnu",
         cpu=f"x86-64-{level}",
         zig="x86_64-linux-gnu.2.17",
+        musl="x86_64-linux-musl",
         vector_bytes=vector_bytes,
         registers=registers,
         description=f"x86-64 Linux with {what}",
@@ -88,6 +89,6 @@ FAMILY = Family(
     name="x86_64-linux",
     levels=_LEVELS,
     extensions=_EXTENSIONS,
-    aliases={f"x86-64-{level.level}": level.level for level in _LEVELS},
+    aliases={f"x86-64-{level.level}": Alias(level.name) for level in _LEVELS},
     host=_host,
 )
