@@ -15,7 +15,7 @@ from nomul.backends.kernels.transpose import CrossCode, CrossPlan, plan_crosswis
 from nomul.backends.registry import Built
 from nomul.backends.target import Target
 from nomul.ir.dim import Dim
-from nomul.ir.graph import Value
+from nomul.ir.graph import Node, Value
 from nomul.ir.op import Kind
 from nomul.ir.shapes import NOTHING
 
@@ -44,6 +44,15 @@ def part_of(group: Group, box: Box) -> Part:
         return Part(space, term, flat(axes, result.shape, len(space.sizes)))
 
     return with_splits(Space.of(box.sizes), make)
+
+
+def shaped_anchor(group: Group) -> Node:
+    """The heavy node of a group whose result has its shape. Raises NotAffine."""
+    node = group.anchor
+    assert node is not None
+    if group.func.returns[0].shape != node.result.shape:
+        raise NotAffine(f"the result has not the shape of the {node.op}")
+    return node
 
 
 def refusal(group: Group, heavy: int, boxes: Callable[[Group], Sequence[Box]]) -> str | None:

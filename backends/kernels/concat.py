@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from nomul.backends.group import Group
 from nomul.backends.kernels import boxes
-from nomul.backends.kernels.affine import NotAffine
 from nomul.backends.kernels.terms import Axes, Special, Term, Walk
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
@@ -25,11 +24,8 @@ def joined(group: Group, target: Target) -> Built:
 
 
 def _boxes(group: Group) -> list[boxes.Box]:
-    node = group.anchor
-    assert node is not None
+    node = boxes.shaped_anchor(group)
     axis, shape = node.attrs["axis"], node.result.shape
-    if group.func.returns[0].shape != shape:
-        raise NotAffine("the result is not of the concatenation's shape")
     found, start = [], NOTHING
     for operand in node.args:
         assert operand is not None

@@ -40,10 +40,7 @@ def bordered(group: Group, target: Target) -> Built:
 
 
 def _boxes(group: Group) -> list[boxes.Box]:
-    node = group.anchor
-    assert node is not None
-    if group.func.returns[0].shape != node.result.shape:
-        raise NotAffine("the result is not of the padded shape")
+    node = boxes.shaped_anchor(group)
     ranges = [_ranges(group, node, axis) for axis in range(len(node.result.shape))]
     if node.attrs["mode"] == "constant":
         return [_box(node, parts) for parts in _slabs(ranges)]
