@@ -1,8 +1,14 @@
-"""Special functions that numpy lacks, in double precision; the definitions of ops call them."""
+"""What the definitions of ops share: special functions that numpy lacks, in double precision, and wider arithmetic."""
 
 from __future__ import annotations
 
 import numpy as np
+
+
+def wide(x: np.ndarray) -> np.ndarray:
+    """f16 and bf16 as f32, in which sums of squares neither overflow nor lose all digits; others as they are."""
+    return x.astype(np.float32) if x.dtype.itemsize == 2 and x.dtype.kind not in "iu" else x
+
 
 # W. J. Cody, "Rational Chebyshev approximations for the error function", Math. Comp. 23 (1969); three ranges of |x|.
 _SMALL_P = (

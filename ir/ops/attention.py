@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nomul.ir.dim import Dim
+from nomul.ir.numerics import wide
 from nomul.ir.op import Kind, op
 from nomul.ir.signature import TypeFault, broadcast
 from nomul.ir.types import DType, Tensor
@@ -50,9 +51,8 @@ def attention(
     mask broadcasts to [B, H, S, T]: added when float, True = may be seen when bool. causal: query s sees keys t <= s.
     A row that may see nothing gives 0. Sixteen-bit floats are computed as f32 and rounded once."""
     if q.dtype.itemsize == 2:
-        mask = mask if mask is None or mask.dtype == np.bool_ else mask.astype(np.float32)
-        wide = [x.astype(np.float32) for x in (q, k, v)]
-        return attention.function(*wide, mask, scale=scale, causal=causal).astype(q.dtype)
+        mask = mask if mask is None or mask.dtype == np.bool_ else wide(mask)
+        return attention.function(wide(q), wide(k), wide(v), mask, scale=scale, causal=causal).astype(q.dtype)
     k, v = (np.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
     scores = np.einsum("bshd,bthd->bhst", q, k) * q.dtype.type(scale)
     if mask is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nomul.ir.dim import Dim
+from nomul.ir.numerics import wide
 from nomul.ir.op import op
 from nomul.ir.signature import TypeFault
 from nomul.ir.types import DType, Tensor
@@ -40,14 +41,14 @@ def check_axis(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> None:
 
 @op("reduce.sum", infer=infer_reduction)
 def sum(x: "n[...]", *, axes: tuple[int, ...], keepdims: bool = False) -> "n[...]":
-    """Sum over axes."""
-    return x.sum(axis=axes, keepdims=keepdims, dtype=x.dtype)
+    """Sum over axes; sixteen-bit floats are summed as f32."""
+    return wide(x).sum(axis=axes, keepdims=keepdims, dtype=wide(x).dtype).astype(x.dtype)
 
 
 @op("reduce.mean", infer=infer_reduction)
 def mean(x: "f[...]", *, axes: tuple[int, ...], keepdims: bool = False) -> "f[...]":
-    """Mean over axes."""
-    return x.mean(axis=axes, keepdims=keepdims, dtype=x.dtype)
+    """Mean over axes; sixteen-bit floats are summed as f32."""
+    return wide(x).mean(axis=axes, keepdims=keepdims).astype(x.dtype)
 
 
 @op("reduce.prod", infer=infer_reduction)

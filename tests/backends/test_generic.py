@@ -283,6 +283,11 @@ def view_cases() -> list[Case]:
     return cases
 
 
+def _large(sizes: dict[str, int], rng: np.random.Generator) -> np.ndarray:
+    """Numbers whose squares are no f16."""
+    return rng.standard_normal((sizes["A"], sizes["D"])) * 2000
+
+
 def norm_cases() -> list[Case]:
     cases = []
     for dtype, tolerance in (("f32", 1e-5), ("f16", 5e-3), ("f64", 1e-10)):
@@ -294,6 +299,8 @@ def norm_cases() -> list[Case]:
             Case("nn.softmax", (f"{dtype}[A, B, D]",), {"axis": 1}, tolerance=tolerance),
         ]
     cases += [
+        Case("nn.layer_norm", ("f16[A, D]",), {}, {0: _large}, 5e-3),
+        Case("nn.rms_norm", ("f16[A, D]",), {}, {0: _large}, 5e-3),
         Case("nn.layer_norm", ("f32[A, D]",)),
         Case("nn.rms_norm", ("f32[A, D]",)),
         Case("nn.group_norm", ("f32[A, 6, H, W]", "f32[6]", "f32[6]"), {"groups": 3}),

@@ -14,6 +14,7 @@ TIED = np.array([[3, 1, 3, 2], [0, 0, 5, 5]], np.float32)
 ROWS = np.array([[1, -1], [0, 2]], np.int64)
 PICK = np.array([[[0, 1], [1, 1], [0, 0]]], np.int64)
 BYTES = np.array([0, 1, 255, 128, 1], np.uint8)
+HALF = np.repeat(np.array([[4e4, 3e4], [-3.9e4, -2.9e4]], np.float16), 3, axis=0)  # sums of three are no f16
 UPDATES = numbers(2, 4, seed=3)
 
 
@@ -28,6 +29,8 @@ def _scatter_nd(combine: str) -> np.ndarray:
 CASES = [
     Case("reduce.sum", [X], x.sum((0, 2)), {"axes": (0, 2)}),
     Case("reduce.sum", [INTS], i.sum(1, keepdim=True), {"axes": (1,), "keepdims": True}),
+    Case("reduce.mean", [HALF], torch.from_numpy(HALF).mean(0), {"axes": (0,)}, 2e-3),
+    Case("reduce.sum", [HALF], torch.from_numpy(HALF).sum(0), {"axes": (0,)}, 2e-3),
     Case("reduce.mean", [X], x.mean((1, 2), keepdim=True), {"axes": (1, 2), "keepdims": True}),
     Case("reduce.prod", [X], x.prod(1), {"axes": (1,)}),
     Case("reduce.max", [X], x.amax((0, 1)), {"axes": (0, 1)}),

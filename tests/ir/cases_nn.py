@@ -15,6 +15,7 @@ def t(array: np.ndarray) -> torch.Tensor:
 
 
 X, W, BIAS = numbers(2, 5, 8), numbers(3, 8), numbers(3)
+LARGE, HALF_GAMMA = (numbers(2, 3, 8) * 2000).astype(np.float16), numbers(8).astype(np.float16)
 GAMMA, BETA = numbers(8, seed=1), numbers(8, seed=2)
 IMAGE = numbers(2, 4, 7, 9)
 CHANNELS = [numbers(4, seed=seed) for seed in range(3)]
@@ -126,6 +127,10 @@ CASES = [
     Case(
         "nn.group_norm", [IMAGE, *CHANNELS[:2]], F.group_norm(t(IMAGE), 2, *map(t, CHANNELS[:2])), {"groups": 2}, 1e-5
     ),
+    Case("nn.layer_norm", [LARGE], F.layer_norm(t(LARGE), (8,)), tolerance=2e-3),
+    Case("nn.rms_norm", [LARGE, HALF_GAMMA], F.rms_norm(t(LARGE), (8,), t(HALF_GAMMA), 1e-5), tolerance=2e-3),
+    Case("nn.group_norm", [LARGE], F.group_norm(t(LARGE), 3), {"groups": 3}, 2e-3),
+    Case("nn.softmax", [LARGE / 500], F.softmax(t(LARGE / 500), 2), {"axis": 2}, 2e-3),
     Case("nn.group_norm", [IMAGE], F.instance_norm(t(IMAGE)), {"groups": 4}, 1e-5),
     Case(
         "nn.batch_norm",
