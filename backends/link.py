@@ -27,7 +27,7 @@ LARGEST_REACHABLE = 2**31 - 2**24  # x86-64 code reaches its data within 2 GiB
 WeightsPlace = Literal["auto", "embedded", "external"]
 
 # The section is aligned for the kernels' vector loads; `.incbin` is not slowed down by size as C initialisers are.
-_WEIGHTS_ASSEMBLY = """\
+WEIGHTS_ASSEMBLY = """\
 #if defined(__APPLE__)
 .section __TEXT,__const
 .private_extern _nm_weights
@@ -101,7 +101,7 @@ def _compile(
         file.writelines((image.header, image.payload))
     sources = ["model.c"]
     if not external:
-        (folder / "weights.S").write_text(_WEIGHTS_ASSEMBLY)
+        (folder / "weights.S").write_text(WEIGHTS_ASSEMBLY)
         sources.append("weights.S")
     return (*objects, *(compile_source(source, triple, flags, folder) for source in sources))
 
@@ -127,7 +127,8 @@ def link_shared(build: Build, output: Path, facts: Mapping[str, Any]) -> Linked:
     """The files of `link_library` from compiled objects."""
     library = build.folder / "linked"
     (build.folder / "exports.map").write_text("{ global: nm_query; local: *; };\n")
-    zig(["cc", "-target", build.triple, *_link_flags(build.triple), *build.objects, "-o", library.name], build.folder)
+    flags = _link_flags(build.triple, output.name)
+    zig(["cc", "-target", build.triple, *flags, *build.objects, "-o", library.name], build.folder)
     with disk_errors(output.parent):
         append_trailer(library, _facts(build) | dict(facts))
         weights = Path(f"{output}.weights") if build.external else None
@@ -139,12 +140,13 @@ def link_shared(build: Build, output: Path, facts: Mapping[str, Any]) -> Linked:
         return Linked(output, header, weights, output.stat().st_size, build.weights.size)
 
 
-def _link_flags(triple: str) -> list[str]:
+def _link_flags(triple: str, name: str) -> list[str]:
+    """name: of the library's file, which programs that are linked with it will look for."""
     if "macos" in triple:
-        return ["-dynamiclib", "-Wl,-dead_strip", "-Wl,-install_name,@rpath/model.dylib"]
+        return ["-dynamiclib", "-Wl,-dead_strip", "-Xlinker", "-install_name", "-Xlinker", f"@rpath/{name}"]
     libraries = ["-lpthread"] if "linux" in triple else []
     contents = ["-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,--version-script=exports.map", "-s"]
-    return ["-shared", *contents, "-Wl,-z,relro,-z,now", *libraries]
+    return ["-shared", "-Xlinker", "-soname", "-Xlinker", name, *contents, "-Wl,-z,relro,-z,now", *libraries]
 
 
 def _facts(build: Build) -> dict[str, Any]:
