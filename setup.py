@@ -22,5 +22,10 @@ def stage_packages(folder: str, package: str) -> list[str]:
 setup(
     packages=[name for folder, package in STAGES.items() for name in stage_packages(folder, package)],
     package_dir={package: folder for folder, package in STAGES.items()},
-    package_data={"nomul": ["py.typed", "explain/*.md"], "nomul.ir": ["*.lark"], "nomul.runtime": ["*.c", "*.h"]},
+    package_data={
+        "nomul": ["py.typed", "explain/*.md"],
+        "nomul.ir": ["*.lark"],
+        "nomul.runtime": ["*.c", "*.h"],
+        "nomul.runtime.runner": ["*.c", "*.h"],
+    },
 )

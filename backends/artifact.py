@@ -1,7 +1,7 @@
 """Writes what the user asked for with `-o`: one library, or a folder with everything one needs to build with the model.
 
-The folder holds the shared library, a static archive, `nomul.h`, the source of driver and runtime, `model.json`, a
-program that runs the model, and a Makefile for it.
+The folder holds the shared library, a static archive, `nomul.h`, `nomul-run` (the model as a program, which also checks
+and times it), an example in C, files for make, CMake and pkg-config, and the source of driver and runtime.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nomul.backends.bundle import text_files
 from nomul.backends.link import (
     HOST_TRIPLE,
     Build,
@@ -23,24 +24,17 @@ from nomul.backends.link import (
     place_file,
 )
 from nomul.backends.plan import Plan, Port
+from nomul.backends.recording import Recording
+from nomul.backends.runner import build_runner
 from nomul.backends.zig import RUNTIME_HEADERS, RUNTIME_SOURCES, write_runtime
 from nomul.ir.errors import NomulError
 
 LIBRARY_SUFFIXES = (".so", ".dylib")
 
-_MAKEFILE = """\
-# Builds main from main.c, statically (main) or with the shared library (main-shared). CC picks the compiler.
-CC ?= cc
-CFLAGS ?= -O2 -Wall -Wextra
-all: main
-main: main.c nomul.h libmodel.a
-\t$(CC) -std=c11 $(CFLAGS) main.c libmodel.a -lpthread -o $@
-main-shared: main.c nomul.h {library}
-\t$(CC) -std=c11 $(CFLAGS) main.c ./{library} -o $@
-clean:
-\trm -f main main-shared
-.PHONY: all clean
-"""
+
+def is_library(output: Path) -> bool:
+    """Whether this is the name of a library, and not that of a bundle's folder."""
+    return output.suffix in LIBRARY_SUFFIXES
 
 
 def write_artifact(
@@ -51,37 +45,53 @@ def write_artifact(
     weights: WeightsPlace = "auto",
     facts: Mapping[str, Any] | None = None,
     model_json: Mapping[str, Any] | None = None,
+    recording: Recording | None = None,
 ) -> Linked:
     """Writes the library `output`, or the bundle folder where its name does not end in .so or .dylib.
 
     facts: for the trailer of the library; model_json: for the bundle's model.json, beside what the plan says.
+    recording: for `nomul-run` in the bundle; None: usual sizes are the smallest, and no run is recorded.
     Raises NomulError as `link_library`, and NM513 where `output` cannot be what it should."""
-    is_library = output.suffix in LIBRARY_SUFFIXES
-    if is_library and output.is_dir():
+    if is_library(output) and output.is_dir():
         raise NomulError("NM513", f"{output} is a folder, not a library", help="name a file, or a folder without .so")
-    if not is_library and output.exists() and not output.is_dir():
+    if not is_library(output) and output.exists() and not output.is_dir():
         raise NomulError("NM513", f"{output} is a file, not a folder", help="end the name in .so for a library")
     with build_objects(plan, triple=triple, weights=weights) as build:
-        if is_library:
+        if is_library(output):
             return link_shared(build, output, facts or {})
-        return _write_bundle(build, output, facts or {}, model_json or {})
+        return _write_bundle(build, output, facts or {}, model_json or {}, recording or _least_recording(plan))
 
 
-def _write_bundle(build: Build, output: Path, facts: Mapping[str, Any], model_json: Mapping[str, Any]) -> Linked:
+def _least_recording(plan: Plan) -> Recording:
+    return Recording({name: int(low) for name, (low, _) in plan.dims.items()}, [(0, 1)] * len(plan.inputs))
+
+
+def _write_bundle(
+    build: Build, output: Path, facts: Mapping[str, Any], model_json: Mapping[str, Any], recording: Recording
+) -> Linked:
     library = "model.dylib" if "macos" in build.triple else "model.so"
     with disk_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
+        (output / "src").mkdir(parents=True, exist_ok=True)
     linked = link_shared(build, output / library, facts)
     link_static(build, output / "libmodel.a")
-    write_runtime(build.folder, (*RUNTIME_SOURCES, "bundle_main.c"))
-    (build.folder / "Makefile").write_text(_MAKEFILE.format(library=library))
-    text = json.dumps(plan_json(build.plan) | dict(model_json), indent=2, ensure_ascii=False)
-    (build.folder / "model.json").write_text(text + "\n")
+    runner = build_runner(build, recording, f"{library}.weights")
+    texts = text_files(build.plan.name, build.plan.target, build.triple, library)
+    texts["model.json"] = json.dumps(plan_json(build.plan) | dict(model_json), indent=2, ensure_ascii=False) + "\n"
     with disk_errors(output):
-        for name in ("model.c", "model.json", "Makefile", *RUNTIME_SOURCES, *RUNTIME_HEADERS):
+        place_file(runner, output / "nomul-run", executable=True)
+        place_file(build.folder / "model.c", output / "model.c")
+        _place_sources(build.folder, output)
+        for name, text in texts.items():
+            (build.folder / name).write_text(text, encoding="utf-8")
             place_file(build.folder / name, output / name)
-        place_file(build.folder / "bundle_main.c", output / "main.c")
     return linked
+
+
+def _place_sources(folder: Path, output: Path) -> None:
+    write_runtime(folder, (*RUNTIME_SOURCES, "bundle_main.c"))
+    place_file(folder / "bundle_main.c", output / "main.c")
+    for name in (*RUNTIME_SOURCES, *RUNTIME_HEADERS):
+        place_file(folder / name, output / "src" / name)
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

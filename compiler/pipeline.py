@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nomul.backends.artifact import write_artifact
+from nomul.backends.artifact import is_library, write_artifact
 from nomul.backends.build import build_plan
 from nomul.backends.dump import dump_kernels
 from nomul.backends.execute import own_outputs, to_calls, to_exec
@@ -20,6 +20,7 @@ from nomul.passes.dump import Dump
 from nomul.passes.plan_memory import PlanMemory
 from nomul.passes.runner import PassRunner
 from nomul.phases import phases
+from nomul.record import record
 from nomul.report import describe
 
 
@@ -43,9 +44,17 @@ def build(module: Module, options: Options) -> Path:
     compiled = lower_to_plan(module, options)
     options.progress("link", 0.9)
     facts = describe(module, compiled.module, compiled.selection, compiled.plan)
-    triple = compiled.selection.levels[0].zig
+    recording = None
+    if not is_library(options.output):
+        recording = record(module, compiled.module if options.recipe else module)
     linked = write_artifact(
-        compiled.plan, options.output, triple=triple, weights=options.weights, facts=facts, model_json=facts
+        compiled.plan,
+        options.output,
+        triple=compiled.selection.levels[0].zig,
+        weights=options.weights,
+        facts=facts,
+        model_json=facts,
+        recording=recording,
     )
     options.progress("done", 1.0)
     return linked.library

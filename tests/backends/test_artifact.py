@@ -63,7 +63,8 @@ def test_model_json_tells_ports_dims_and_steps(bundle: Path) -> None:
 
 def test_the_sources_are_there_to_read(bundle: Path) -> None:
     present = {path.name for path in bundle.iterdir()}
-    assert {"nomul.h", "nomul_rt.h", "nomul.c", "model.c", "main.c", "Makefile", "libmodel.a"} <= present
+    assert {"nomul.h", "model.c", "main.c", "Makefile", "libmodel.a", "nomul-run", "src"} <= present
+    assert {"nomul.h", "nomul_rt.h", "nomul.c"} <= {path.name for path in (bundle / "src").iterdir()}
 
 
 def test_an_output_that_is_the_wrong_kind_of_thing(tmp_path: Path) -> None:

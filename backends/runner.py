@@ -1,0 +1,100 @@
+"""Builds nomul-run (`runtime/runner/`), the program that runs, checks and times one model on the machine it is for.
+
+On Linux and Android it is linked statically with musl, and so needs nothing there but the kernel."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from nomul.backends.driver_sizes import closed_ranges
+from nomul.backends.link import Build
+from nomul.backends.recording import DATA_FILE, Recording, emit_recording
+from nomul.backends.zig import C_FLAGS, compile_source, runtime_objects, zig
+
+FLAGS = ("-Os",)
+_HEADERS = ("nomul.h", "runner/runner.h")
+_LINKED, _OPENED = "model_linked.c", "model_opened.c"  # where the model is: one of the two
+_DATA_ASSEMBLY = f"""\
+#if defined(__APPLE__)
+.section __TEXT,__const
+.globl _recorded_data
+.p2align 6
+_recorded_data:
+#else
+.section .rodata.recorded_data,"a",%progbits
+.globl recorded_data
+.type recorded_data,%object
+.p2align 6
+recorded_data:
+#endif
+.incbin "{DATA_FILE}"
+#if defined(__ELF__)
+.section .note.GNU-stack,"",%progbits
+#endif
+"""
+
+
+def static_triple(triple: str) -> str:
+    """The triple for a program that needs no library of the machine, where the system can have such programs."""
+    arch, system = triple.split("-")[:2]
+    if not system.startswith("linux"):
+        return triple
+    return f"{arch}-linux-{'musleabihf' if 'eabihf' in triple else 'musl'}"
+
+
+def build_runner(build: Build, recording: Recording, weights_file: str) -> Path:
+    """The program with the model of a build inside; its path in the build's folder. Raises NomulError (NM510).
+
+    weights_file: name of the file beside the program that holds the weights, where they are external."""
+    triple = static_triple(build.triple)
+    folder = build.folder / "runner"
+    folder.mkdir()
+    runtime = runtime_objects(triple, FLAGS)
+    for name, code in runtime.items():
+        (folder / name).write_bytes(code)
+    (folder / "runner.o").write_bytes(_runner_object(triple, _LINKED))
+    recorded = _compile_recording(folder, triple, recording, list(closed_ranges(build.plan)), weights_file)
+    model = [f"../{name}" for name in build.objects if name not in runtime]
+    objects = [*model, *runtime, "runner.o", *recorded]
+    zig(["cc", "-target", triple, *_link_flags(triple), *objects, "-o", "nomul-run"], folder)
+    return folder / "nomul-run"
+
+
+def _compile_recording(
+    folder: Path, triple: str, recording: Recording, dim_names: list[str], weights_file: str
+) -> list[str]:
+    text, data = emit_recording(recording, dim_names, weights_file)
+    (folder / "recorded.c").write_text(text)
+    (folder / DATA_FILE).write_bytes(data)
+    (folder / "recorded_data.S").write_text(_DATA_ASSEMBLY)
+    _write_headers(folder)
+    return [compile_source(source, triple, FLAGS, folder) for source in ("recorded.c", "recorded_data.S")]
+
+
+@cache
+def _runner_object(triple: str, model_source: str) -> bytes:
+    """All sources of the runner in one relocatable object."""
+    source_folder = files("nomul.runtime").joinpath("runner")
+    other = {_LINKED, _OPENED} - {model_source}
+    names = sorted(item.name for item in source_folder.iterdir() if item.name.endswith(".c") and item.name not in other)
+    with TemporaryDirectory(prefix="nomul-") as name:
+        folder = Path(name)
+        for source in names:
+            (folder / source).write_bytes(source_folder.joinpath(source).read_bytes())
+        _write_headers(folder)
+        zig(["cc", "-target", triple, *C_FLAGS, *FLAGS, "-r", *names, "-o", "runner.o"], folder, keep=True)
+        return (folder / "runner.o").read_bytes()
+
+
+def _write_headers(folder: Path) -> None:
+    for name in _HEADERS:
+        (folder / Path(name).name).write_bytes(files("nomul.runtime").joinpath(name).read_bytes())
+
+
+def _link_flags(triple: str) -> list[str]:
+    if "macos" in triple:
+        return ["-Wl,-dead_strip"]
+    return ["-static", "-s", "-Wl,--gc-sections", "-Wl,--build-id=none"]
