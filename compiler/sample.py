@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,11 @@ from nomul.runtime.loader import Artifact
 from nomul.runtime.tensors import Port
 
 LARGEST_DEFAULT = 128  # size of a dim that has no range, or a larger one, where the user names none
+MOST_INPUT_ELEMENTS = 1 << 20  # of one input whose sizes nobody named
+MOST_VALUE_ELEMENTS = 1 << 24  # of one value inside
+MOST_SCRATCH_BYTES = 1 << 28
+
+Fits = Callable[[Mapping[str, int]], bool]
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,29 @@ def _sample(spec: InputSpec, shape: tuple[int, ...], generator: np.random.Genera
     return generator.standard_normal(shape, dtype=np.float32).astype(dtype.numpy)
 
 
-def pick_dims(ranges: Mapping[str, Range], given: Mapping[str, int]) -> dict[str, int]:
-    """A value for every dim: the given one, else the largest allowed up to 128 (1 for a batch).
+def module_fits(module: Module) -> Fits:
+    """Whether sizes are of a modest amount of work: no input and no value of @main is very large."""
+    inputs = [param.type for param in module.main.params]
+    values = [value.type for value in module.main.values()]
+    return lambda dims: _below(inputs, dims, MOST_INPUT_ELEMENTS) and _below(values, dims, MOST_VALUE_ELEMENTS)
+
+
+def artifact_fits(artifact: Artifact) -> Fits:
+    """The same for an artifact: no input is very large, nor is the arena."""
+    inputs = [spec.type for spec in artifact_specs(artifact)]
+
+    def fits(dims: Mapping[str, int]) -> bool:
+        return _below(inputs, dims, MOST_INPUT_ELEMENTS) and artifact.scratch_bytes(dict(dims)) <= MOST_SCRATCH_BYTES
+
+    return fits
+
+
+def _below(types: Iterable[Tensor], dims: Mapping[str, int], limit: int) -> bool:
+    return all(prod(type_shape(type, dims)) <= limit for type in types)
+
+
+def pick_dims(ranges: Mapping[str, Range], given: Mapping[str, int], fits: Fits | None = None) -> dict[str, int]:
+    """A value for every dim: the given one, else the largest allowed up to 128 (1 for a batch), or one that `fits`.
 
     Raises NomulError (NM206 unknown dim, NM010 outside the range)."""
     for name, value in given.items():
@@ -70,7 +97,26 @@ def pick_dims(ranges: Mapping[str, Range], given: Mapping[str, int]) -> dict[str
         low, high = ranges[name]
         if not low <= value <= high:
             raise NomulError("NM010", f"dim {name} = {value} is outside its range {low}:{high}")
-    return {name: given.get(name, _default(name, low, high)) for name, (low, high) in ranges.items()}
+    wanted = {name: given.get(name, _default(name, low, high)) for name, (low, high) in ranges.items()}
+    return _shrunk(wanted, ranges, given, fits)
+
+
+def _shrunk(
+    dims: Mapping[str, int], ranges: Mapping[str, Range], given: Mapping[str, int], fits: Fits | None
+) -> dict[str, int]:
+    """The largest dim that is not given is halved until the sizes fit, or all are at their lowest."""
+    dims = dict(dims)
+    while fits is not None and not fits(dims):
+        free = [name for name, size in dims.items() if name not in given and size > _lowest(ranges[name])]
+        if not free:
+            break
+        name = max(free, key=lambda name: dims[name])
+        dims[name] = max(_lowest(ranges[name]), dims[name] // 2)
+    return dims
+
+
+def _lowest(bounds: Range) -> int:
+    return max(int(bounds[0]), 1)
 
 
 def _default(name: str, low: float, high: float) -> int:
@@ -79,10 +125,10 @@ def _default(name: str, low: float, high: float) -> int:
 
 
 def spread_dims(
-    ranges: Mapping[str, Range], given: Mapping[str, int], count: int, seed: int = 0
+    ranges: Mapping[str, Range], given: Mapping[str, int], count: int, seed: int = 0, fits: Fits | None = None
 ) -> list[dict[str, int]]:
-    """Up to `count` assignments: the default one, the smallest, then random ones up to twice the default."""
-    default = pick_dims(ranges, given)
+    """Up to `count` assignments: the default one, the smallest, then random ones up to twice the default that fit."""
+    default = pick_dims(ranges, given, fits)
     free = {name: _ends(ranges[name], default[name]) for name in ranges if name not in given}
     if not free:
         return [default]
@@ -90,14 +136,12 @@ def spread_dims(
     cases = [default, default | {name: low for name, (low, _) in free.items()}]
     while len(cases) < count:
         drawn = {name: int(generator.integers(low, high, endpoint=True)) for name, (low, high) in free.items()}
-        cases.append(default | drawn)
+        cases.append(_shrunk(default | drawn, ranges, given, fits))
     return [dict(case) for case in dict.fromkeys(tuple(case.items()) for case in cases[:count])]
 
 
 def _ends(bounds: Range, default: int) -> tuple[int, int]:
-    low, high = bounds
-    return max(low, 1), int(min(high, 2 * default))
-
+    return _lowest(bounds), int(min(bounds[1], 2 * default))
 
 
 def artifact_specs(artifact: Artifact) -> list[InputSpec]:

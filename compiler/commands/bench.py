@@ -25,12 +25,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from nomul.runtime.loader import load
-    from nomul.sample import artifact_specs, pick_dims, sample_inputs
+    from nomul.sample import artifact_fits, artifact_specs, pick_dims, sample_inputs
     from nomul.timing import measure
 
     artifact = load(arguments.artifact)
     artifact.force_level(arguments.level)
-    dims = pick_dims(artifact.dims, dict(arguments.dim))
+    dims = pick_dims(artifact.dims, dict(arguments.dim), artifact_fits(artifact))
     values = sample_inputs(artifact_specs(artifact), dims)
     latency = measure({"run": lambda: artifact(*values, threads=arguments.threads)}, arguments.seconds)["run"]
     moved = artifact.facts["weights"]["bytes"] + sum(array.nbytes for array in values)

@@ -53,12 +53,12 @@ def summary(array: np.ndarray) -> str:
 
 def _run_artifact(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
     from nomul.runtime.loader import load
-    from nomul.sample import artifact_specs, pick_dims, sample_inputs
+    from nomul.sample import artifact_fits, artifact_specs, pick_dims, sample_inputs
 
     artifact = load(arguments.model)
     artifact.force_level(arguments.level)
     if arguments.random:
-        dims = pick_dims(artifact.dims, dict(arguments.dim))
+        dims = pick_dims(artifact.dims, dict(arguments.dim), artifact_fits(artifact))
         values = sample_inputs(artifact_specs(artifact), dims, arguments.seed)
     else:
         values = read_arrays(arguments.inputs, [port.name for port in artifact.inputs])
@@ -69,12 +69,12 @@ def _run_artifact(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
 def _run_nir(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
     from nomul.ir import interpreter
     from nomul.nir import read_nir, require_weights
-    from nomul.sample import input_specs, pick_dims, sample_inputs
+    from nomul.sample import input_specs, module_fits, pick_dims, sample_inputs
 
     module = read_nir(arguments.model)
     require_weights(module)
     if arguments.random:
-        dims = pick_dims(module.dims, dict(arguments.dim))
+        dims = pick_dims(module.dims, dict(arguments.dim), module_fits(module))
         values = sample_inputs(input_specs(module), dims, arguments.seed)
     else:
         values = read_arrays(arguments.inputs, [param.name for param in module.main.params])

@@ -94,10 +94,10 @@ def _memory(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
     if "slots" not in facts:
         return
     from nomul.runtime.loader import load
-    from nomul.sample import pick_dims
+    from nomul.sample import artifact_fits, pick_dims
 
     with load(arguments.file) as artifact:
-        dims = pick_dims(artifact.dims, dict(arguments.dim))
+        dims = pick_dims(artifact.dims, dict(arguments.dim), artifact_fits(artifact))
         sizes = " ".join(f"{name}={size}" for name, size in dims.items())
         say(f"scratch, one thread{', ' + sizes if sizes else ''}: {size_text(artifact.scratch_bytes(dims))}")
     rows = [(index, " | ".join(sizes)) for index, sizes in enumerate(facts["slots"])]

@@ -7,7 +7,7 @@ import pytest
 
 from nomul.ir.errors import NomulError
 from nomul.ir.parser import parse_module
-from nomul.sample import InputSpec, input_specs, pick_dims, sample_inputs, spread_dims
+from nomul.sample import MOST_VALUE_ELEMENTS, InputSpec, input_specs, module_fits, pick_dims, sample_inputs, spread_dims
 
 EMBED = """\
 nomul.ir 1
@@ -59,6 +59,29 @@ def test_spread_covers_default_and_smallest_without_repeats() -> None:
     assert len(cases) == len({tuple(case.items()) for case in cases})
     assert all(1 <= case["S"] <= 256 and case["B"] == 1 for case in cases)
     assert spread_dims({"S": (1, 512)}, {"S": 7}, 4) == [{"S": 7}]
+
+
+IMAGES = """\
+nomul.ir 1
+dim B in [1, 4096]
+dim H in [1, 4096]
+func @main(%x: f32[B, 3, 32*H, 64]) -> (f32[B, 3, 32*H, 64*H]) {
+  %y = nn.resize2d %x {size=[32*H, 64*H]} : f32[B, 3, 32*H, 64*H]
+  return %y
+}
+"""
+
+
+def test_sizes_that_nobody_named_stay_modest() -> None:
+    module = parse_module(IMAGES)
+    fits = module_fits(module)
+    dims = pick_dims(module.dims, {"B": 2}, fits)
+    assert dims["B"] == 2 and 2 * 3 * 32 * 64 * dims["H"] ** 2 <= MOST_VALUE_ELEMENTS
+    assert not fits({"B": 2, "H": 2 * dims["H"]})
+    for case in spread_dims({"B": (1, 4096), "W": (1, 4096)}, {}, 6, fits=lambda dims: dims["B"] * dims["W"] <= 999):
+        assert case["B"] * case["W"] <= 999
+    assert pick_dims(module.dims, {"B": 4096, "H": 99}, fits) == {"B": 4096, "H": 99}
+    assert pick_dims({"S": (5, 512)}, {}, lambda dims: False) == {"S": 5}
 
 
 def test_a_spec_without_table_is_a_mask() -> None:
