@@ -54,6 +54,15 @@ def test_squeeze_and_excitation_leaves_no_transpose_inside() -> None:
     assert out.module.main.returns[0].shape == (B, 4)
 
 
+def test_an_operand_with_fewer_axes_is_turned() -> None:
+    def make(g: Graph) -> Value:
+        x, y = g.input("x", "B", 4, "S"), g.input("y", "B", 1)
+        return g.b.ew.sub(g.b.view.transpose(g.b.ew.exp(x), perm=(1, 2, 0)), g.b.view.transpose(y, perm=(1, 0)))
+
+    out = laid_out(make)
+    assert out.result.op == "view.transpose" and out.result.attrs["perm"] == (1, 2, 0)
+
+
 def test_flattened_images_need_no_transpose() -> None:
     """The patch embedding of a vision transformer: convolution, flatten, transpose to tokens."""
 

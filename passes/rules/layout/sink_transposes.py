@@ -97,8 +97,8 @@ class TransposeBehindElementwise(NodeRule):
         if own is not None and own.attrs["perm"] == perm:
             return source(own)
         full = (ONE,) * (len(shape) - arg.type.rank) + arg.shape
-        free = is_known(arg) or turning_is_free(arg, back) or (may_share and turned_already(arg, back))
-        if arg.shape == shape and not free:
+        costs = arg.shape == shape and not is_known(arg) and not turning_is_free(arg, back)
+        if costs and not (may_share and turned_already(arg, back)):
             return None
         padded = arg if len(full) == arg.type.rank else g.view.reshape(arg, shape=full)
         return g.view.transpose(padded, perm=back)
