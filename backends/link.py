@@ -1,4 +1,4 @@
-"""Turns a Plan into files: the shared library with its trailer, `nomul.h`, the weights file, a static archive.
+"""Turns a Plan into files: the shared library with its facts, `nomul.h`, the weights file, a static archive.
 
 Equal plans give equal bytes, whatever the folder, the time and the machine.
 """
@@ -15,11 +15,12 @@ from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any, Literal
 
 from nomul.backends.driver import emit_driver
+from nomul.backends.macho import hide_symbols
 from nomul.backends.plan import Plan
+from nomul.backends.shared_library import is_macho, link_objects
 from nomul.backends.weights_image import WeightsImage
 from nomul.backends.zig import RUNTIME_HEADERS, compile_source, runtime_objects, write_runtime, zig
 from nomul.ir.errors import NomulError
-from nomul.runtime.trailer import append_trailer
 
 HOST_TRIPLE = "x86_64-linux-gnu.2.17"
 LARGEST_EMBEDDED = 2**30  # bytes of weights; larger ones go into a file of their own, unless asked otherwise
@@ -92,7 +93,9 @@ def build_objects(
 def _compile(
     folder: Path, plan: Plan, model_c: str, image: WeightsImage, external: bool, triple: str, flags: tuple[str, ...]
 ) -> tuple[str, ...]:
-    objects = runtime_objects(triple, flags) | {f"kernels_{level.name}.o": level.object for level in plan.levels}
+    objects = dict(runtime_objects(triple, flags))
+    for level in plan.levels:
+        objects[f"kernels_{level.name}.o"] = hide_symbols(level.object) if is_macho(triple) else level.object
     for name, code in objects.items():
         (folder / name).write_bytes(code)
     write_runtime(folder, RUNTIME_HEADERS)
@@ -117,7 +120,7 @@ def link_library(
 ) -> Linked:
     """Writes the shared library `output`, `nomul.h` beside it and, with external weights, `<output>.weights`.
 
-    facts: JSON for the trailer, beside what the plan says.  Each file appears whole or not at all.
+    facts: JSON for the library, beside what the plan says.  Each file appears whole or not at all.
     Raises NomulError NM510 (toolchain), NM511 (cannot write), NM512 (too large to embed), or as `emit_driver`."""
     with build_objects(plan, triple=triple, weights=weights, flags=flags) as build:
         return link_shared(build, output, facts or {})
@@ -125,12 +128,8 @@ def link_library(
 
 def link_shared(build: Build, output: Path, facts: Mapping[str, Any]) -> Linked:
     """The files of `link_library` from compiled objects."""
-    library = build.folder / "linked"
-    (build.folder / "exports.map").write_text("{ global: nm_query; local: *; };\n")
-    flags = _link_flags(build.triple, output.name)
-    zig(["cc", "-target", build.triple, *flags, *build.objects, "-o", library.name], build.folder)
     with disk_errors(output.parent):
-        append_trailer(library, _facts(build) | dict(facts))
+        library = link_objects(build.folder, build.objects, build.triple, output.name, _facts(build) | dict(facts))
         weights = Path(f"{output}.weights") if build.external else None
         if weights:
             place_file(build.folder / "weights.bin", weights)
@@ -138,15 +137,6 @@ def link_shared(build: Build, output: Path, facts: Mapping[str, Any]) -> Linked:
         place_file(build.folder / "nomul.h", header)
         place_file(library, output, executable=True)
         return Linked(output, header, weights, output.stat().st_size, build.weights.size)
-
-
-def _link_flags(triple: str, name: str) -> list[str]:
-    """name: of the library's file, which programs that are linked with it will look for."""
-    if "macos" in triple:
-        return ["-dynamiclib", "-Wl,-dead_strip", "-Xlinker", "-install_name", "-Xlinker", f"@rpath/{name}"]
-    libraries = ["-lpthread"] if "linux" in triple else []
-    contents = ["-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,--version-script=exports.map", "-s"]
-    return ["-shared", "-Xlinker", "-soname", "-Xlinker", name, *contents, "-Wl,-z,relro,-z,now", *libraries]
 
 
 def _facts(build: Build) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from nomul.ir.errors import NomulError
 C_FLAGS = (
     *("-std=c11", "-Wall", "-Wextra", "-g0", "-fPIC"),
     *("-fvisibility=hidden", "-ffunction-sections", "-fno-sanitize=all"),
+    *("-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=0"),  # on macOS it calls more of libc than we want to need
 )
 RUNTIME_SOURCES = ("nomul.c", "nomul_cpu.c", "nomul_pool.c", "nomul_text.c", "nomul_weights.c")
 RUNTIME_HEADERS = ("nomul.h", "nomul_rt.h")
@@ -35,6 +36,19 @@ def zig(arguments: Sequence[str], folder: Path, *, keep: bool = False) -> None:
         raise NomulError("NM510", message, help="is the disk full, or `ziglang` not installed?")
 
 
+def is_android(triple: str) -> bool:
+    """Whether this triple of zig's is one of Android."""
+    return "-android" in triple
+
+
+def zig_target(triple: str) -> list[str]:
+    """The flags that choose what zig compiles and links for.
+
+    Zig has no headers of Android's libc. Musl's do for what the runtime uses: where the kernel does not set types and
+    constants, the opaque types of pthread.h are as large in both."""
+    return ["-target", "aarch64-linux-musl" if is_android(triple) else triple]
+
+
 def write_runtime(folder: Path, names: Sequence[str]) -> None:
     """Copies files of the C runtime into `folder`."""
     for name in names:
@@ -44,7 +58,7 @@ def write_runtime(folder: Path, names: Sequence[str]) -> None:
 def compile_source(source: str, triple: str, flags: Sequence[str], folder: Path, *, keep: bool = False) -> str:
     """Compiles one C or assembly file in `folder`; returns the name of the object file beside it."""
     produced = source.partition(".")[0] + ".o"
-    zig(["cc", "-target", triple, *C_FLAGS, *flags, "-c", source, "-o", produced], folder, keep=keep)
+    zig(["cc", *zig_target(triple), *C_FLAGS, *flags, "-c", source, "-o", produced], folder, keep=keep)
     return produced
 
 

@@ -1,8 +1,11 @@
-"""The last bytes of an artifact: what it is (JSON) and a checksum over the whole file, checked before loading.
+"""What an artifact says of itself (JSON), and a checksum over the whole file, checked before loading.
+
+Both are the last bytes of an ELF library:
 
     library | JSON | length of the JSON (8 bytes, little-endian) | magic (8) | SHA-256 of all that stands before (32)
 
-System loaders look at the front of a file only, so the trailer disturbs nothing.
+System loaders look at the front of a file only, so the trailer disturbs nothing. Nothing may follow the signature of a
+Mach-O library: there the JSON is a section, and the hashes of the signature are the checksum.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nomul.runtime import macho
 from nomul.runtime.errors import RuntimeFault
 
 MAGIC = b"nomul.1\n"
+FACTS_SECTION = ("__TEXT", "__nomul")  # of a Mach-O library
 _FOOTER = struct.Struct("<Q8s32s")
 _CHECKED = 16  # bytes of the footer that the checksum covers
 
@@ -43,7 +48,7 @@ def read_facts(path: Path, verify: bool = True) -> dict[str, Any]:
             if path.stat().st_size < _FOOTER.size:
                 raise _not_an_artifact(path)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _facts(path, data, verify)
+                return _macho_facts(path, data, verify) if data[:4] == macho.MAGIC else _facts(path, data, verify)
     except OSError as error:
         raise RuntimeFault("NM601", f"cannot read {path}: {error.strerror or error}") from error
 
@@ -57,14 +62,35 @@ def _facts(path: Path, data: mmap.mmap, verify: bool) -> dict[str, Any]:
         with memoryview(data) as view, view[: size - len(digest)] as checked:
             found = hashlib.sha256(checked).digest()
         if found != digest:
-            raise RuntimeFault("NM603", f"{path} is damaged: its checksum is wrong", "copy or compile it again")
+            raise _damaged(path)
+    return _parse(path, data[size - _FOOTER.size - length : size - _FOOTER.size])
+
+
+def _macho_facts(path: Path, data: mmap.mmap, verify: bool) -> dict[str, Any]:
     try:
-        facts = json.loads(data[size - _FOOTER.size - length : size - _FOOTER.size])
+        file = macho.MachO(data)
+        places = [part for part in file.sections() if (part.segment, part.name) == FACTS_SECTION]
+        if len(places) != 1:
+            raise _not_an_artifact(path)
+        if verify and not file.is_intact():
+            raise _damaged(path)
+    except ValueError as error:
+        raise _not_an_artifact(path) from error
+    return _parse(path, data[places[0].offset : places[0].offset + places[0].size])
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
     except ValueError as error:
         raise _not_an_artifact(path) from error
     if not isinstance(facts, dict):
         raise _not_an_artifact(path)
     return facts
+
+
+def _damaged(path: Path) -> RuntimeFault:
+    return RuntimeFault("NM603", f"{path} is damaged: its checksum is wrong", "copy or compile it again")
 
 
 def _not_an_artifact(path: Path) -> RuntimeFault:
