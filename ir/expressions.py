@@ -116,7 +116,7 @@ def _nesting(dim: Dim) -> int:
     return 1 + max(_nesting(atom.numerator) for atom in quotients) if quotients else 0
 
 
-def _encoding(name: Token, parameters: dict[str, str]) -> Encoding:
+def _encoding(name: Token, parameters: dict[str, str | Encoding]) -> Encoding:
     known = all_encodings()
     if name not in known:
         hint = closest(name, known) or f"encodings: {', '.join(known)}"
@@ -167,11 +167,13 @@ class Expressions(Transformer):
         encoding = parts[-1] if parts and isinstance(parts[-1], Encoding) else None
         return Tensor(dtype_of(dtype, str(dtype)), shape, encoding)
 
-    def encoding(self, name: Token, *parameters: tuple[Token, str]) -> Encoding:
+    def encoding(self, name: Token, *parameters: tuple[Token, str | Encoding]) -> Encoding:
         return _encoding(name, unique(parameters, "parameter"))
 
-    def parameter(self, name: Token, value: Token) -> tuple[Token, str]:
-        return name, str(value)
+    def parameter(
+        self, name: Token, value: Token, *parameters: tuple[Token, str | Encoding]
+    ) -> tuple[Token, str | Encoding]:
+        return name, _encoding(value, unique(parameters, "parameter")) if parameters else str(value)
 
     # -- attribute values --------------------------------------------------------------------------------------
     def fraction(self, token: Token) -> float:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from lark import Lark, Token, UnexpectedCharacters, UnexpectedInput, UnexpectedToken, v_args
 from lark.lexer import PatternStr
 
+from nomul.ir.encodings import Encoding
 from nomul.ir.expressions import Expressions, Name, TextFault, closest, column_of, integer, literal, name_of, unique
 from nomul.ir.expressions import unquoted as unquote
 from nomul.ir.graph import Constant
@@ -83,7 +84,15 @@ Statement = Header | Level | DimLine | WeightLine | FuncLine | NodeLine | Return
 def parse_line(text: str) -> Statement:
     """Raises TextFault."""
     try:
-        return _parser().parse(text)  # type: ignore[return-value]
+        return _parser().parse(text, start="statement")  # type: ignore[return-value]
+    except UnexpectedInput as error:
+        raise _syntax_fault(error, text) from None
+
+
+def parse_encoding(text: str) -> Encoding:
+    """`ternary<planes=2, group=32>` as in a type. Raises TextFault."""
+    try:
+        return _parser().parse(text, start="encoding")  # type: ignore[return-value]
     except UnexpectedInput as error:
         raise _syntax_fault(error, text) from None
 
@@ -91,7 +100,9 @@ def parse_line(text: str) -> Statement:
 @cache
 def _parser() -> Lark:
     grammar = files("nomul.ir").joinpath("grammar.lark").read_text("utf-8")
-    return Lark(grammar, parser="lalr", start="statement", transformer=_Statements(), maybe_placeholders=False)
+    return Lark(
+        grammar, parser="lalr", start=["statement", "encoding"], transformer=_Statements(), maybe_placeholders=False
+    )
 
 
 # -- syntax errors in words ------------------------------------------------------------------------------------

@@ -62,8 +62,7 @@ def _can_merge(func: Func, layer: Node) -> bool:
     weight = layer.args[1]
     if not isinstance(weight, Weight) or not all(isinstance(bias, Weight) for bias in layer.args[2:]):
         return False
-    rows = int(weight.shape[0])
-    by_rows = all(array.ndim and array.shape[0] == rows for array in weight.fields.values())
+    by_rows = weight.type.encoding is None or not weight.type.encoding.shared
     returned = any(value is layer.result for value in func.returns)
     return bool(weight.fields) and by_rows and not returned and all(is_view(user) for user, _ in layer.result.users)
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self, get_type_hints
+from math import prod
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_type_hints
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from nomul.ir.encodings.terms import IntegerTerm
+
+FieldTypes = dict[str, tuple[np.dtype, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
 class Encoding:
     """A format for the weights of one tensor. Subclasses are frozen dataclasses; their fields are the parameters.
 
-    name: as in `as NAME<parameter=value>`.
+    name: as in `as NAME<parameter=value>`.  shared: the packed fields that belong to all rows at once; every other
+    field has the rows of the tensor on its first axis.
     """
 
     name: ClassVar[str] = ""
+    shared: ClassVar[tuple[str, ...]] = ()
 
     def pack(self, array: np.ndarray) -> dict[str, np.ndarray]:
         """Nearest representable weights, as packed fields by name. array: f32, any shape."""
@@ -26,16 +34,21 @@ class Encoding:
         """The f32 weights that the fields mean, of the given shape. This is the definition of the encoding."""
         raise NotImplementedError
 
-    def field_types(self, shape: tuple[int, ...]) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    def field_types(self, shape: tuple[int, ...]) -> FieldTypes:
         """dtype and shape of each packed field for weights of this shape. Raises ValueError where it does not fit."""
         raise NotImplementedError
 
+    def integer_terms(self, packed: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> tuple[IntegerTerm, ...] | None:
+        """The weights as a sum of integer matrices times scales, or None where the format has no such form."""
+        return None
+
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
-        """Stored bits, scales included, divided by the number of weights."""
-        raise NotImplementedError
+        """Stored bits, scales and all other fields included, divided by the number of weights."""
+        stored = sum(dtype.itemsize * prod(size) for dtype, size in self.field_types(shape).values())
+        return 8 * stored / max(prod(shape), 1)
 
     @classmethod
-    def from_text(cls, parameters: Mapping[str, str]) -> Self:
+    def from_text(cls, parameters: Mapping[str, str | Encoding]) -> Self:
         """The encoding that prints these parameters. Raises ValueError (a value), TypeError (a name)."""
         kinds = get_type_hints(cls)
         return cls(**{name: _parameter(kinds.get(name, str), text) for name, text in parameters.items()})
@@ -45,7 +58,24 @@ class Encoding:
         return f"{self.name}<{', '.join(shown)}>" if shown else self.name
 
 
-def _parameter(kind: Any, text: str) -> int | float | bool | str:
+def _parameter(kind: Any, text: str | Encoding) -> int | float | bool | str | Encoding:
+    nested = Encoding in (kind, *get_args(kind))
+    if nested or isinstance(text, Encoding):
+        return _nested(text) if nested else _refuse(text)
     if kind is bool:
         return {"True": True, "False": False}[text] if text in ("True", "False") else bool(int(text))
     return kind(text) if kind in (int, float) else text
+
+
+def _nested(text: str | Encoding) -> Encoding:
+    from nomul.ir.encodings import all_encodings
+
+    if isinstance(text, Encoding):
+        return text
+    if text not in all_encodings():
+        raise ValueError(f"'{text[:40]}' is not an encoding")
+    return all_encodings()[text]()
+
+
+def _refuse(encoding: str | Encoding) -> str:
+    raise ValueError(f"{encoding} stands where no encoding can be")

@@ -30,9 +30,6 @@ class _SixteenBit(Encoding):
     def field_types(self, shape: tuple[int, ...]) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
         return {"data": (self.dtype, shape)}
 
-    def bits_per_weight(self, shape: tuple[int, ...]) -> float:
-        return 16.0
-
 
 @dataclass(frozen=True)
 class F16(_SixteenBit):
