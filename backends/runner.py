@@ -17,7 +17,7 @@ from nomul.backends.zig import C_FLAGS, compile_source, runtime_objects, zig
 FLAGS = ("-Os",)
 _HEADERS = ("nomul.h", "runner/runner.h")
 _LINKED, _OPENED = "model_linked.c", "model_opened.c"  # where the model is: one of the two
-_DATA_ASSEMBLY = f"""\
+DATA_ASSEMBLY = f"""\
 #if defined(__APPLE__)
 .section __TEXT,__const
 .globl _recorded_data
@@ -69,7 +69,7 @@ def _compile_recording(
     text, data = emit_recording(recording, dim_names, weights_file)
     (folder / "recorded.c").write_text(text)
     (folder / DATA_FILE).write_bytes(data)
-    (folder / "recorded_data.S").write_text(_DATA_ASSEMBLY)
+    (folder / "recorded_data.S").write_text(DATA_ASSEMBLY)
     _write_headers(folder)
     return [compile_source(source, triple, FLAGS, folder) for source in ("recorded.c", "recorded_data.S")]
 

@@ -30,6 +30,7 @@ uint8_t *read_file(const char *path, size_t *size) {
   FILE *file = fopen(path, "rb");
   if (!file) fail("cannot open %s", path);
   long end = -1;
+  if (fgetc(file) == EOF && ferror(file)) fail("cannot read %s", path); /* a folder opens, and has a size */
   if (fseek(file, 0, SEEK_END) == 0) end = ftell(file);
   if (end < 0 || fseek(file, 0, SEEK_SET) != 0) fail("cannot read %s: it is no plain file", path);
   uint8_t *bytes = allocate((size_t)end);

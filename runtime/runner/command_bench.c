@@ -3,8 +3,10 @@
 #include "runner.h"
 
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <time.h>
+#if defined(__APPLE__)
+#include <sys/resource.h>
+#endif
 
 #define MOST_RUNS 100000
 #define LEAST_RUNS 10
@@ -15,15 +17,30 @@ static double seconds(void) {
   return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
+/* The most memory that this process had at a time, in bytes; -1 where the system does not tell. */
+#if defined(__APPLE__)
+
 static int64_t peak_memory(void) {
   struct rusage usage;
-  if (getrusage(RUSAGE_SELF, &usage) != 0) return -1;
-#if defined(__APPLE__)
-  return usage.ru_maxrss; /* bytes; everywhere else kilobytes */
-#else
-  return (int64_t)usage.ru_maxrss * 1024;
-#endif
+  return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss : -1;
 }
+
+#else
+
+/* Not from getrusage, which on Linux also counts the program that started this one. */
+static int64_t peak_memory(void) {
+  char line[128];
+  long kilobytes = -1;
+  FILE *file = fopen("/proc/self/status", "r");
+  if (!file) return -1;
+  while (kilobytes < 0 && fgets(line, sizeof line, file)) {
+    if (sscanf(line, "VmHWM: %ld", &kilobytes) != 1) kilobytes = -1;
+  }
+  fclose(file);
+  return kilobytes < 0 ? -1 : (int64_t)kilobytes * 1024;
+}
+
+#endif
 
 static int by_time(const void *a, const void *b) {
   const double x = *(const double *)a, y = *(const double *)b;
@@ -52,11 +69,13 @@ typedef struct {
 
 static void print_text(const session *s, const timing *t) {
   const nm_model *model = s->model;
-  printf("%s for %s, level %s, threads %" PRIu32 "", model->name, model->target, t->level, s->options->threads);
+  printf("%s for %s, level %s, threads %" PRIu32, model->name, model->target, t->level, s->options->threads);
   for (uint32_t i = 0; i < model->dim_count; i++) printf(", %s = %" PRId64, model->dims[i].name, s->dims[i]);
   printf("\np50 %.3f ms   p90 %.3f ms   low %.3f ms   %zu runs\n", t->p50, t->p90, t->low, t->runs);
-  printf("scratch %.1f kB   peak memory of the process %.1f kB\n", (double)s->env.scratch_size / 1e3,
-         (double)peak_memory() / 1e3);
+  const int64_t peak = peak_memory();
+  printf("scratch %.1f kB", (double)s->env.scratch_size / 1e3);
+  if (peak >= 0) printf("   peak memory of the process %.1f kB", (double)peak / 1e3);
+  printf("\n");
 }
 
 static void print_json(const session *s, const timing *t) {

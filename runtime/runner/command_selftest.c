@@ -70,10 +70,11 @@ int command_selftest(session *s) {
   run_once(s);
   for (uint32_t i = 0; i < model->output_count; i++) {
     const recorded_file *file = &recorded.outputs[i];
-    const nm_tensor right = tensor_of_npy("recorded output", file->npy, file->size, &model->outputs[i]);
+    nm_tensor right = tensor_of_npy("recorded output", file->npy, file->size, &model->outputs[i]);
     const double apart = same_shape(&right, &s->outputs[i]) ? difference(&right, &s->outputs[i]) : INFINITY;
     const int accepted = apart <= tolerance;
     wrong += !accepted;
+    free_tensor(&right);
     printf("%s: relative difference %.2e, %s\n", model->outputs[i].name, apart, accepted ? "right" : "WRONG");
   }
   printf("selftest %s: %" PRIu32 " outputs, tolerance %g\n", wrong ? "FAILED" : "passed", model->output_count, tolerance);

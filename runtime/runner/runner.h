@@ -91,30 +91,32 @@ typedef struct session {
   int64_t dims[NM_MAX_DIMS];
   nm_tensor *inputs, *outputs;
   nm_env env;
+  void *pool_memory;
 } session;
 
 /* Ends the program with the words of the model where a call of its interface failed. */
 void check(const nm_model *model, const char *what, nm_status status);
 /* Fails where this CPU does not have what the model needs. */
-session open_session(const options *options);
+session open_session(const options *o);
 /* Sizes from --dim, and usual ones for the rest. */
-void choose_dims(session *session);
+void choose_dims(session *s);
 /* Inputs from the words INPUT=FILE.npy. */
-void load_inputs(session *session);
-/* Inputs that were not given as files get made-up values; the sizes are session->dims. */
-void fill_inputs(session *session);
+void load_inputs(session *s);
+/* Inputs that were not given as files get made-up values; the sizes are s->dims. */
+void fill_inputs(session *s);
 /* A tensor for a port from a .npy file in memory, which must have its element type and rank. */
 nm_tensor tensor_of_npy(const char *what, const uint8_t *bytes, size_t size, const nm_port *port);
+void free_tensor(nm_tensor *tensor);
 /* Reads the dims off the inputs, and gets outputs, scratch, threads and weights ready. */
-void prepare(session *session);
-void run_once(session *session);
-void close_session(session *session);
+void prepare(session *s);
+void run_once(session *s);
+void close_session(session *s);
 
 /* ---- One command each ----------------------------------------------------------------------------------------- */
 
-int command_run(session *session);
-int command_info(session *session);
-int command_selftest(session *session);
-int command_bench(session *session);
+int command_run(session *s);
+int command_info(session *s);
+int command_selftest(session *s);
+int command_bench(session *s);
 
 #endif

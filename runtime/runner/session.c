@@ -22,14 +22,14 @@ static uint32_t find_level(const nm_model *model, const char *name) {
   fail("the model has no level %s (--info lists them)", name);
 }
 
-session open_session(const options *options) {
-  const nm_model *model = find_model(options->library);
+session open_session(const options *o) {
+  const nm_model *model = find_model(o->library);
   if (!model) fail("the model speaks another version of the interface than %u", NM_ABI);
   if (model->missing_cpu()) fail("this CPU lacks %s, which the model (%s) needs", model->missing_cpu(), model->target);
-  session s = {.model = model, .options = options};
+  session s = {.model = model, .options = o};
   s.inputs = allocate(model->input_count * sizeof *s.inputs);
   s.outputs = allocate(model->output_count * sizeof *s.outputs);
-  s.env = (nm_env){.size = sizeof s.env, .level = find_level(model, options->level)};
+  s.env = (nm_env){.size = sizeof s.env, .level = find_level(model, o->level)};
   return s;
 }
 
@@ -113,6 +113,11 @@ static void fill(const nm_tensor *tensor, const int64_t bounds[2]) {
   }
 }
 
+void free_tensor(nm_tensor *tensor) {
+  free(tensor->data);
+  free((void *)(uintptr_t)tensor->shape);
+}
+
 static nm_tensor new_tensor(const nm_port *port, const int64_t *shape) {
   nm_tensor tensor = {.shape = shape, .rank = port->rank, .dtype = port->dtype};
   tensor.data = allocate(byte_count(&tensor));
@@ -132,25 +137,32 @@ void fill_inputs(session *s) {
 
 /* ---- The rest ------------------------------------------------------------------------------------------------- */
 
+/* The path of a file beside this program. */
+static char *beside_program(const char *program, const char *file) {
+  const char *slash = strrchr(program, '/');
+  const size_t folder = slash ? (size_t)(slash + 1 - program) : 0;
+  char *path = allocate(folder + strlen(file) + 1);
+  memcpy(path, program, folder);
+  strcpy(path + folder, file);
+  return path;
+}
+
 static void use_weights(session *s) {
   const nm_model *model = s->model;
-  const char *path = s->options->weights, *slash = strrchr(s->options->program, '/');
+  const char *given = s->options->weights;
   if (!model->weights_external) return;
-  if (!path) {
-    const size_t folder = slash ? (size_t)(slash + 1 - s->options->program) : 0;
-    char *made = allocate(folder + strlen(recorded.weights_file) + 1);
-    memcpy(made, s->options->program, folder);
-    strcpy(made + folder, recorded.weights_file);
-    path = made;
-  }
+  char *usual = beside_program(s->options->program, recorded.weights_file);
+  const char *path = given ? given : usual;
   check(model, path, model->map_weights(path, &s->env.weights, &s->env.weights_size));
+  free(usual);
 }
 
 static void start_threads(session *s) {
   const uint32_t threads = s->options->threads;
   if (threads < 2) return;
   const size_t size = s->model->pool_size(threads);
-  check(s->model, "--threads", s->model->pool_start(allocate(size), size, threads, &s->env.pool));
+  s->pool_memory = allocate(size);
+  check(s->model, "--threads", s->model->pool_start(s->pool_memory, size, threads, &s->env.pool));
 }
 
 void prepare(session *s) {
@@ -172,6 +184,17 @@ void prepare(session *s) {
 
 void run_once(session *s) { check(s->model, "run", s->model->run(&s->env, s->inputs, s->outputs)); }
 
+static void free_tensors(nm_tensor *tensors, uint32_t count) {
+  for (uint32_t i = 0; i < count; i++) free_tensor(&tensors[i]);
+  free(tensors);
+}
+
 void close_session(session *s) {
-  if (s->env.pool) s->model->pool_stop(s->env.pool); /* the system takes back the memory */
+  const nm_model *model = s->model;
+  if (s->env.pool) model->pool_stop(s->env.pool);
+  if (s->env.weights) model->unmap_weights(s->env.weights, s->env.weights_size);
+  free_tensors(s->inputs, model->input_count);
+  free_tensors(s->outputs, model->output_count);
+  free(s->pool_memory);
+  free(s->env.scratch);
 }
