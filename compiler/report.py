@@ -31,6 +31,7 @@ def describe(source: Module, module: Module, selection: Selection, plan: Plan) -
     runs = [node for node in module.main.nodes if node.op == "exec.run"]
     return {
         "format": FORMAT,
+        "origin": source.origin,
         "inputs": inputs,
         "outputs": [{"name": p.name, "dtype": str(p.dtype), "shape": _shape(p.shape)} for p in plan.outputs],
         "dims": dims_facts(plan.dims),
@@ -51,6 +52,7 @@ def describe_module(module: Module) -> dict[str, Any]:
     """The part of the facts that a module alone has."""
     return {
         "format": FORMAT,
+        "origin": module.origin,
         "inputs": [_input(spec, spec.name) for spec in input_specs(module)],
         "outputs": [{"name": value.name, **_type(value)} for value in module.main.returns],
         "dims": dims_facts(module.dims),

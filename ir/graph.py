@@ -198,12 +198,15 @@ class Func:
 
 @dataclass
 class Module:
-    """dims (named sizes and their ranges), weights, functions; `main` is the entry. level: what the nodes mean."""
+    """dims (named sizes and their ranges), weights, functions; `main` is the entry. level: what the nodes mean.
+
+    origin: what wrote the source model and in which version, for people to read; no part of the text form."""
 
     dims: dict[str, Range] = field(default_factory=dict)
     weights: dict[str, Weight] = field(default_factory=dict)
     funcs: dict[str, Func] = field(default_factory=dict)
     level: Literal["tensor", "exec"] = "tensor"
+    origin: str = ""
 
     @property
     def main(self) -> Func:
@@ -236,7 +239,7 @@ class Module:
 
     def clone(self) -> Module:
         """A copy whose graph may be changed freely; weight arrays are shared (they are never written)."""
-        copy = Module(dict(self.dims), {}, {}, self.level)
+        copy = Module(dict(self.dims), {}, {}, self.level, self.origin)
         mapping: dict[Value, Value] = {}
         for weight in self.weights.values():
             mapping[weight] = copy.weights[weight.name] = Weight(weight.name, weight.type, weight.fields)

@@ -51,6 +51,8 @@ def _facts(path: Path) -> dict[str, Any]:
 
 def _overview(facts: dict[str, Any]) -> None:
     say(f"{facts['name']}" + (f" for {facts['target']}" if "target" in facts else ""))
+    if facts.get("origin"):
+        say(f"from {facts['origin']}")
     ports = [(kind, *_port(port)) for kind in ("input", "output") for port in facts[f"{kind}s"]]
     table("", ("", "name", "type"), ports)
     if facts["dims"]:

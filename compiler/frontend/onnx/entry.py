@@ -103,11 +103,15 @@ def _type(dtype: DType, array: np.ndarray) -> Tensor:
 class Scope:
     """The function that nodes are added to, and the graph values that stand for known entries in it.
 
-    module: takes the weights; None for the scratch function of a constant fold."""
+    module: takes the weights; None for the scratch function of a constant fold.  label: names in the IR for those of
+    the model."""
 
-    def __init__(self, builder: Builder, module: Module | None = None) -> None:
+    def __init__(
+        self, builder: Builder, module: Module | None = None, label: Callable[[str], str] = value_name
+    ) -> None:
         self.builder = builder
         self.module = module
+        self.label = label
         self._made: dict[Entry, Value] = {}
 
     def value(self, entry: Entry) -> Value:
@@ -121,7 +125,7 @@ class Scope:
         return self._made[entry]
 
     def _weight(self, entry: Entry) -> Value:
-        weight = Weight(value_name(entry.name), entry.type, {"data": entry.array()})
+        weight = Weight(self.label(entry.name), entry.type, {"data": entry.array()})
         return self.module.add_weight(weight) if self.module else weight
 
     def _sizes(self, entry: Entry) -> Value:

@@ -22,7 +22,8 @@ from nomul.frontend.onnx.attributes import resolve_references
 from nomul.frontend.onnx.dims import DimTable, SizeDemand
 from nomul.frontend.onnx.entry import Entry, Scope
 from nomul.frontend.onnx.functions import default_attributes, standard_function
-from nomul.frontend.onnx.model import Source, domain_name, domain_versions, open_model
+from nomul.frontend.onnx.model import Source, domain_name, domain_versions, open_model, origin
+from nomul.frontend.onnx.names import PathNames
 from nomul.frontend.onnx.node import Operand, SourceNode
 from nomul.frontend.onnx.registry import find_handler, find_size_handler
 from nomul.frontend.onnx.unsupported import check_operators, node_loc
@@ -96,8 +97,9 @@ class GraphImporter:
         self.source = source
         self.table = table
         self.ranges = table.ranges
-        self.module = Module(dims=dict(self.ranges))
-        self.scope = Scope(Builder(Func("main")), self.module)
+        self.module = Module(dims=dict(self.ranges), origin=origin(source))
+        self._label = PathNames(name for node in source.proto.graph.node for name in node.output)
+        self.scope = Scope(Builder(Func("main")), self.module, self._label)
         self._named: set[Value] = set()
         self._reserved = {value_name(output.name): output.name for output in source.proto.graph.output}
 
@@ -108,7 +110,7 @@ class GraphImporter:
         nodes = needed_nodes(graph.node, outputs)
         check_operators(nodes, self.source.opsets, self.source.functions)
         env, func = ports.inputs(self.source, self.table)
-        self.scope = Scope(Builder(self.module.add_func(func)), self.module)
+        self.scope = Scope(Builder(self.module.add_func(func)), self.module, self._label)
         self._named.update(func.params)
         frame = Frame(env, self.source.opsets)
         self.run_nodes(nodes, frame)
@@ -237,7 +239,7 @@ class GraphImporter:
         if not name or value in self._named or value.producer is None:
             return
         self._named.add(value)
-        label = value_name(name)
+        label = self._label(name)
         taken = self._reserved.get(label, name) != name
         self.scope.builder.func.rename(value, f"{label}_" if taken else label)
 

@@ -13,6 +13,7 @@ from nomul.frontend.common import BAD_SOURCE
 from nomul.ir.errors import NomulError
 
 OLDEST_OPSET = 1  # the tests hold 9 to the newest; older ones work where an operator has not changed since
+MOST_PRODUCER = 80  # letters that are kept of a producer's name
 PROTOBUF_LIMIT = 2**31 - 1
 
 
@@ -71,6 +72,14 @@ def _checked(proto: onnx.ModelProto, folder: Path | None) -> Source:
         raise NomulError(BAD_SOURCE, "the model has no outputs")
     functions = {(domain_name(f.domain), f.name): f for f in proto.functions}
     return Source(proto, folder, opsets, functions)
+
+
+def origin(source: Source) -> str:
+    """What wrote the model, as `ONNX operator set 17, pytorch 2.3.0`."""
+    producer = f"{source.proto.producer_name} {source.proto.producer_version}".strip()
+    producer = "".join(letter for letter in producer if letter.isprintable())[:MOST_PRODUCER]
+    form = f"ONNX operator set {source.opsets.get('', OLDEST_OPSET)}"
+    return f"{form}, {producer}" if producer else form
 
 
 def domain_versions(imports: object) -> dict[str, int]:

@@ -33,7 +33,7 @@ class Importer:
 
     def __init__(self, program: torch.export.ExportedProgram, symbols: Symbols) -> None:
         self.program = program
-        self.module = Module(dims=dict(symbols.ranges))
+        self.module = Module(dims=dict(symbols.ranges), origin=f"torch {torch.__version__.partition('+')[0]}")
         self.lowering = Lowering(self.module, symbols)
         self.problems: list[Problem] = []
 

@@ -73,7 +73,7 @@ def test_names_and_layers_come_from_the_model() -> None:
     proto.graph.node[1].input[0] = "/block.0/act out"
     module = imported(proto)
     assert [node.loc for node in module.main.nodes] == ["/block.0/act", "Exp:y"]
-    assert module.main.nodes[0].result.name == "_block.0_act_out"
+    assert module.main.nodes[0].result.name == "act_out"
 
 
 def test_outputs_keep_their_names_whatever_they_are() -> None:
