@@ -19,8 +19,8 @@ FieldTypes = dict[str, tuple[np.dtype, tuple[int, ...]]]
 class Encoding:
     """A format for the weights of one tensor. Subclasses are frozen dataclasses; their fields are the parameters.
 
-    name: as in `as NAME<parameter=value>`.  shared: the packed fields that belong to all rows at once; every other
-    field has the rows of the tensor on its first axis.
+    name: as in `as NAME<parameter=value>`; a parameter `pack_` prints as `pack`.  shared: the packed fields that belong
+    to all rows at once; every other field has the rows of the tensor on its first axis.
     """
 
     name: ClassVar[str] = ""
@@ -50,12 +50,14 @@ class Encoding:
     @classmethod
     def from_text(cls, parameters: Mapping[str, str | Encoding]) -> Self:
         """The encoding that prints these parameters. Raises ValueError (a value), TypeError (a name)."""
-        kinds = get_type_hints(cls)
-        return cls(**{name: _parameter(kinds.get(name, str), text) for name, text in parameters.items()})
+        kinds, fields_of = get_type_hints(cls), {f.name.removesuffix("_"): f.name for f in fields(cls)}
+        named = {fields_of.get(name, name): text for name, text in parameters.items()}
+        return cls(**{name: _parameter(kinds.get(name, str), text) for name, text in named.items()})
 
     def __str__(self) -> str:
-        shown = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default]
-        return f"{self.name}<{', '.join(shown)}>" if shown else self.name
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        shown = ", ".join(f"{name.removesuffix('_')}={value}" for name, value in given.items())
+        return f"{self.name}<{shown}>" if shown else self.name
 
 
 def _parameter(kind: Any, text: str | Encoding) -> int | float | bool | str | Encoding:

@@ -24,6 +24,13 @@ EXAMPLES = [
     "int4",
     "int4<group=32>",
     "int4<zero=1, group=8, scales=bf16>",
+    "ternary",
+    "ternary<planes=2, group=32>",
+    "ternary<planes=3, group=16, pack=base3>",
+    "ternary<group=32, pack=3of4>",
+    "ternary<planes=2, pack=3of4>",
+    "ternary<planes=2, group=16, tied=1>",
+    "ternary<planes=3, pack=base3, tied=1, scales=f32>",
 ]
 
 
