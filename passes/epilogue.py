@@ -40,6 +40,7 @@ def joins_of(func: Func) -> Joins:
     None where there is none, as some of it is returned on the way."""
     graph = to_networkx(func)
     end = object()
+    graph.add_node(end)  # a function may have no nodes
     for node in func.nodes:
         returned = any(value is result for value in func.returns for result in node.results)
         if returned or not any(result.users for result in node.results):

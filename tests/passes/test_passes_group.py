@@ -318,3 +318,10 @@ def test_the_report_names_the_peak() -> None:
     assert report.notes == [
         f"arena: 2 slots, {2 * 9 * 8 * 4} bytes at the largest sizes ({4 * 9 * 8 * 4} without sharing)"
     ]
+
+
+def test_a_function_without_nodes_is_grouped() -> None:
+    def make(g: Graph) -> tuple[Value, ...]:
+        return g.input("x", "S", 8), g.weight("w", 8)
+
+    assert grouped(make).ops == []
