@@ -30,6 +30,7 @@ from nomul.backends.zig import RUNTIME_HEADERS, RUNTIME_SOURCES, write_runtime
 from nomul.ir.errors import NomulError
 
 LIBRARY_SUFFIXES = (".so", ".dylib")
+BUNDLE_LIBRARIES = ("model.so", "model.dylib")  # the name of the library in a bundle, by the kind of file
 
 
 def is_library(output: Path) -> bool:
@@ -69,7 +70,7 @@ def _least_recording(plan: Plan) -> Recording:
 def _write_bundle(
     build: Build, output: Path, facts: Mapping[str, Any], model_json: Mapping[str, Any], recording: Recording
 ) -> Linked:
-    library = "model.dylib" if "macos" in build.triple else "model.so"
+    library = BUNDLE_LIBRARIES["macos" in build.triple]
     with disk_errors(output):
         (output / "src").mkdir(parents=True, exist_ok=True)
     linked = link_shared(build, output / library, facts)

@@ -87,7 +87,7 @@ def _commands(package: str, triple: str) -> dict[str, str]:
         return {
             "copy": f"adb push . {there}",
             "run": f"adb shell 'cd {there} && chmod +x nomul-run && ./nomul-run --selftest && ./nomul-run --bench'",
-            "build": f"make CC='python -m ziglang cc -target {triple}'    # main.c is an example in C",
+            "build": "make CC='python -m ziglang cc -target aarch64-linux-musl -static'    # main.c is an example in C",
         }
     host = "user@mac" if "macos" in triple else "user@board"
     return {

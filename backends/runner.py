@@ -14,7 +14,7 @@ from nomul.backends.link import Build
 from nomul.backends.recording import DATA_FILE, Recording, emit_recording
 from nomul.backends.zig import C_FLAGS, compile_source, runtime_objects, zig
 
-FLAGS = ("-Os",)
+FLAGS = ("-Os", "-fvisibility=default")  # a Mach-O linker makes hidden names local when it joins objects
 _HEADERS = ("nomul.h", "runner/runner.h")
 _LINKED, _OPENED = "model_linked.c", "model_opened.c"  # where the model is: one of the two
 DATA_ASSEMBLY = f"""\
@@ -60,6 +60,16 @@ def build_runner(build: Build, recording: Recording, weights_file: str) -> Path:
     model = [f"../{name}" for name in build.objects if name not in runtime]
     objects = [*model, *runtime, "runner.o", *recorded]
     zig(["cc", "-target", triple, *_link_flags(triple), *objects, "-o", "nomul-run"], folder)
+    return folder / "nomul-run"
+
+
+def build_opening_runner(triple: str, folder: Path) -> Path:
+    """The program without a model: it opens a shared library for the same triple. Raises NomulError (NM510)."""
+    (folder / "runner.o").write_bytes(_runner_object(triple, _OPENED))
+    (folder / "recorded.c").write_text(emit_recording(Recording(), [], "")[0])
+    _write_headers(folder)
+    objects = ["runner.o", compile_source("recorded.c", triple, FLAGS, folder)]
+    zig(["cc", "-target", triple, *objects, *([] if "macos" in triple else ["-s", "-ldl"]), "-o", "nomul-run"], folder)
     return folder / "nomul-run"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from nomul.backends.recording import Recording, tolerance_of
 from nomul.ir import interpreter
 from nomul.ir.graph import Module
-from nomul.sample import InputSpec, input_specs, pick_dims, sample_inputs
+from nomul.sample import InputSpec, input_specs, module_fits, pick_dims, sample_inputs
 
 Arrays = Sequence[np.ndarray]
 SMALL = 8  # the size that a free dim should have: quick on the interpreter, small in the bundle
@@ -22,7 +22,7 @@ def record(source: Module, definition: Module) -> Recording:
     Some models accept only sizes that are large enough: the first of a few sizes counts that the interpreter takes;
     where it takes none, there is no recorded run."""
     specs = input_specs(source)
-    facts = Recording(pick_dims(source.dims, {}), [(spec.low, spec.high) for spec in specs])
+    facts = Recording(pick_dims(source.dims, {}, module_fits(source)), [(spec.low, spec.high) for spec in specs])
     for dims in _sizes(source):
         found = _run(definition, specs, dims)
         if found is not None:
@@ -32,7 +32,7 @@ def record(source: Module, definition: Module) -> Recording:
 
 
 def _sizes(source: Module) -> Iterator[dict[str, int]]:
-    usual = pick_dims(source.dims, {})
+    usual = pick_dims(source.dims, {}, module_fits(source))
     yield {name: int(max(low, min(high, SMALL, usual[name]))) for name, (low, high) in source.dims.items()}
     if source.dims:
         yield usual

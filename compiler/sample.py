@@ -17,7 +17,6 @@ from nomul.ir.syntax import WeightLine, parse_line
 from nomul.ir.types import DType, Tensor
 from nomul.passes.random_inputs import index_limit
 from nomul.runtime.loader import Artifact
-from nomul.runtime.tensors import Port
 
 LARGEST_DEFAULT = 128  # size of a dim that has no range, or a larger one, where the user names none
 MOST_INPUT_ELEMENTS = 1 << 20  # of one input whose sizes nobody named
@@ -81,6 +80,12 @@ def artifact_fits(artifact: Artifact) -> Fits:
         return _below(inputs, dims, MOST_INPUT_ELEMENTS) and artifact.scratch_bytes(dict(dims)) <= MOST_SCRATCH_BYTES
 
     return fits
+
+
+def specs_fit(specs: Iterable[InputSpec]) -> Fits:
+    """The same where only the inputs are known: none is very large."""
+    inputs = [spec.type for spec in specs]
+    return lambda dims: _below(inputs, dims, MOST_INPUT_ELEMENTS)
 
 
 def _below(types: Iterable[Tensor], dims: Mapping[str, int], limit: int) -> bool:
@@ -147,10 +152,16 @@ def _ends(bounds: Range, default: int) -> tuple[int, int]:
 def artifact_specs(artifact: Artifact) -> list[InputSpec]:
     """The inputs of a loaded artifact, with the bounds that the compiler noted."""
     noted = {fact["name"]: fact for fact in artifact.facts.get("inputs", [])}
-    return [_artifact_spec(port, noted.get(port.name, {})) for port in artifact.inputs]
+    types = [{"name": port.name, "dtype": port.dtype, "shape": port.shape} for port in artifact.inputs]
+    return fact_specs([noted.get(fact["name"], {}) | fact for fact in types])
 
 
-def _artifact_spec(port: Port, noted: Mapping[str, Any]) -> InputSpec:
-    line = parse_line(f"weight @port : {port.dtype}[{', '.join(map(str, port.shape))}]")
+def fact_specs(facts: Iterable[Mapping[str, Any]]) -> list[InputSpec]:
+    """The inputs of an artifact that is for another machine and cannot be loaded, from its facts."""
+    return [_fact_spec(fact) for fact in facts]
+
+
+def _fact_spec(fact: Mapping[str, Any]) -> InputSpec:
+    line = parse_line(f"weight @port : {fact['dtype']}[{', '.join(map(str, fact['shape']))}]")
     assert isinstance(line, WeightLine)
-    return InputSpec(port.name, line.type, noted.get("low", 0), noted.get("high", 1))
+    return InputSpec(fact["name"], line.type, fact.get("low", 0), fact.get("high", 1))

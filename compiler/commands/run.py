@@ -1,12 +1,14 @@
 """Runs an artifact, or a .nir file on the interpreter: `nomul run model.so x=in.npy -o out.npz`.
 
 Inputs are NAME=FILE.npy or FILE.npz; an input of a `--random` run that is not given is drawn at random.
+With `--on ssh://user@board` an artifact (or a bundle's folder) runs on that machine.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ HELP = "run an artifact or a .nir file on arrays"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="ARTIFACT|FILE.nir")
+    parser.add_argument("--on", metavar="ssh://USER@HOST", help="run on that machine, through ssh")
     parser.add_argument("inputs", nargs="*", metavar="NAME=FILE.npy", help="inputs, or one FILE.npz that holds them")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="write the outputs there")
     parser.add_argument("--random", action="store_true", help="run on random inputs of the size that --dim says")
@@ -31,8 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.dim and not arguments.random:
         raise NomulError("NM012", "--dim is for --random only", help="the sizes of given inputs are the arrays' own")
-    runner = _run_nir if arguments.model.suffix == ".nir" else _run_artifact
-    outputs = runner(arguments)
+    outputs = _choose(arguments)(arguments)
     for name, array in outputs.items():
         say(f"{name}: {array.dtype}{list(array.shape)} {summary(array)}")
     if arguments.output:
@@ -40,6 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
             np.savez(file, allow_pickle=False, **outputs)
         say(f"wrote {arguments.output}")
     return 0
+
+
+def _choose(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], dict[str, np.ndarray]]:
+    if arguments.on:
+        return _run_remote
+    return _run_nir if arguments.model.suffix == ".nir" else _run_artifact
 
 
 def summary(array: np.ndarray) -> str:
@@ -64,6 +72,24 @@ def _run_artifact(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
         values = read_arrays(arguments.inputs, [port.name for port in artifact.inputs])
     results = artifact(*values, threads=arguments.threads)
     return named([port.name for port in artifact.outputs], results)
+
+
+def _run_remote(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
+    from nomul.deployable import deployable
+    from nomul.remote import Host, run_remote
+    from nomul.sample import fact_specs, pick_dims, sample_inputs, specs_fit
+
+    host = Host.parse(arguments.on)
+    with deployable(arguments.model) as model:
+        if arguments.random:
+            specs = fact_specs(model.inputs)
+            ranges = {name: (low, inf if high is None else high) for name, (low, high) in model.facts["dims"].items()}
+            dims = pick_dims(ranges, dict(arguments.dim), specs_fit(specs))
+            values = sample_inputs(specs, dims, arguments.seed)
+        else:
+            values = read_arrays(arguments.inputs, [port["name"] for port in model.inputs])
+        results = run_remote(host, model, values, threads=arguments.threads, level=arguments.level)
+        return named([port["name"] for port in model.outputs], results)
 
 
 def _run_nir(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
