@@ -1,10 +1,10 @@
-"""What Mach-O libraries need beside the linker of zig, which exports every global symbol and knows no list of them."""
+"""What a Mach-O library needs beside zig's linker, which exports every global symbol and leaves pages half filled."""
 
 from __future__ import annotations
 
 import struct
 
-from nomul.runtime.macho import DYSYMTAB, SYMTAB, MachO
+from nomul.runtime.macho import DYSYMTAB, PAGE, SEGMENT, SYMTAB, MachO
 
 # nlist_64: n_strx, n_type, n_sect, n_desc, n_value
 _ENTRY = struct.Struct("<IBBHQ")
@@ -29,8 +29,8 @@ def hide_symbols(code: bytes) -> bytes:
     return bytes(data)
 
 
-def export_only(library: bytes, symbol: str) -> bytes:
-    """The library with no other exported symbol than `symbol` (with its leading underscore), signed again."""
+def finish(library: bytes, symbol: str) -> bytes:
+    """The library with whole pages and one exported symbol, `symbol` (with its leading underscore), signed again."""
     data = bytearray(library)
     file = MachO(data)
     offset, size = file.exports_place()
@@ -38,6 +38,7 @@ def export_only(library: bytes, symbol: str) -> bytes:
     assert len(trie) <= size
     data[offset : offset + size] = trie.ljust(size, b"\0")
     _make_local(file, data, symbol.encode())
+    _fill_pages(file, data)
     for place, digest in file.signature().pages(data):
         data[place : place + 32] = digest
     return bytes(data)
@@ -71,6 +72,13 @@ def _make_local(file: MachO, data: bytearray, symbol: bytes) -> None:
         _ENTRY.pack_into(data, table + _ENTRY.size * index, *entry)
     places = (local_count + len(others), first + len(others), count - len(others))
     struct.pack_into("<III", data, command.offset + 12, *places)
+
+
+def _fill_pages(file: MachO, data: bytearray) -> None:
+    """Segments take whole pages of memory, as Apple's linker has it."""
+    for command in file.find(SEGMENT):
+        (size,) = file.unpack("<Q", command.offset + 32)
+        struct.pack_into("<Q", data, command.offset + 32, -(-size // PAGE) * PAGE)
 
 
 def _entries(file: MachO) -> list[tuple[int, tuple[int, ...]]]:

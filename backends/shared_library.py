@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nomul.backends.macho import export_only
+from nomul.backends.macho import finish
 from nomul.backends.zig import compile_source, is_android, zig, zig_target
 from nomul.runtime.trailer import FACTS_SECTION, append_trailer
 
@@ -66,5 +66,5 @@ def _link_macho(folder: Path, objects: Sequence[str], triple: str, name: str, fa
     flags = ["-dynamiclib", *names, "-Wl,-dead_strip", "-Wl,-x"]
     library = folder / "model.dylib"  # also what the signature calls it
     zig(["cc", *zig_target(triple), *flags, *parts, "-o", library.name], folder)
-    library.write_bytes(export_only(library.read_bytes(), "_nm_query"))
+    library.write_bytes(finish(library.read_bytes(), "_nm_query"))
     return library
