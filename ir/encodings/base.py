@@ -19,12 +19,15 @@ FieldTypes = dict[str, tuple[np.dtype, tuple[int, ...]]]
 class Encoding:
     """A format for the weights of one tensor. Subclasses are frozen dataclasses; their fields are the parameters.
 
-    name: as in `as NAME<parameter=value>`; a parameter `pack_` prints as `pack`.  shared: the packed fields that belong
-    to all rows at once; every other field has the rows of the tensor on its first axis.
+    name: as in `as NAME<parameter=value>`; a parameter `pack_` prints as `pack`.
     """
 
     name: ClassVar[str] = ""
-    shared: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """The packed fields that belong to all rows at once; any other has the rows of the tensor on its first axis."""
+        return ()
 
     def pack(self, array: np.ndarray) -> dict[str, np.ndarray]:
         """Nearest representable weights, as packed fields by name. array: f32, any shape."""

@@ -31,6 +31,23 @@ EXAMPLES = [
     "ternary<planes=2, pack=3of4>",
     "ternary<planes=2, group=16, tied=1>",
     "ternary<planes=3, pack=base3, tied=1, scales=f32>",
+    "bitplane",
+    "bitplane<bits=1, group=16>",
+    "bitplane<bits=3, group=32, scales=bf16>",
+    "bitplane<bits=4>",
+    "codebook",
+    "codebook<group=32, grid=nf4>",
+    "codebook<grid=e2m1>",
+    "codebook<group=16, grid=e1m2>",
+    "codebook<grid=e3m0, scales=f32>",
+    "codebook<entries=32, group=16, grid=power>",
+    "codebook<entries=32, grid=twinlog>",
+    "shift",
+    "shift<terms=2, group=16>",
+    "shift<terms=3>",
+    "shift<pack=5bit>",
+    "shift<terms=2, group=32, pack=5bit>",
+    "shift<terms=2, group=16, pack=sp2>",
 ]
 
 

@@ -1,0 +1,103 @@
+"""Bit planes with scales of their own and an offset: HLQ of ELUTQ (arXiv 2510.19482); T-MAC's have uniform scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from nomul.ir.encodings.base import FieldTypes
+from nomul.ir.encodings.bits import pack_bits, packed_size, unpack_bits
+from nomul.ir.encodings.grouped import Grouped, field_part, times
+from nomul.ir.encodings.low_bit import Parts, check_codes, one_of
+from nomul.ir.encodings.terms import IntegerTerm
+
+
+@dataclass(frozen=True)
+class Bitplane(Grouped):
+    """An offset for every group plus a sum of planes, each a scale for every group times 0 or 1.
+
+    Parts: bits u8 [planes, N, K], scale f32 [planes, N, G], offset f32 [N, G]. Packed: bits [N, planes, bytes], column
+    8 j + t in bit t of byte j; scale [N, planes, G]; offset [N, G], stored as scales are.
+    `pack`: scales R / (2**bits - 1) * 2**i over the range R of the group, the offset its least weight; with bits=1 the
+    two levels are the means of the weights below and above the group's mean."""
+
+    name = "bitplane"
+    bits: int = 2
+    group: int = 0
+    scales: str = "f16"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (wrong := one_of(self.bits, 1, 2, 3, 4)) is not None:
+            raise ValueError(f"bits {wrong}")
+
+    def default_scales(self, matrix: np.ndarray) -> dict[str, np.ndarray]:
+        low, high = _two_means(self.grouped(matrix)) if self.bits == 1 else _ends(self.grouped(matrix))
+        step = (high - low) / (2**self.bits - 1)
+        scale = np.stack([step * 2**plane for plane in range(self.bits)])
+        return {"scale": self.rounded(scale), "offset": self.rounded(low, "offset")}
+
+    def nearest(self, matrix: np.ndarray, scales: Parts) -> dict[str, np.ndarray]:
+        groups = self.grouped(matrix)
+        best, least = np.zeros(groups.shape, np.uint8), np.full(groups.shape, np.inf)
+        for code in range(2**self.bits):
+            level = scales["offset"].astype(np.float64)
+            for plane in range(self.bits):
+                level = level + (code >> plane & 1) * scales["scale"][plane].astype(np.float64)
+            error = np.abs(groups - level[..., None])
+            better = error < least
+            least, best = np.where(better, error, least), np.where(better, np.uint8(code), best)
+        planes = best.reshape(matrix.shape) >> np.arange(self.bits, dtype=np.uint8)[:, None, None] & 1
+        return {"bits": planes, **scales}
+
+    def values(self, parts: Parts) -> np.ndarray:
+        bits = parts["bits"]
+        total = times(np.ones(bits.shape[1:], np.uint8), parts["offset"])
+        for plane in range(self.bits):
+            total += times(bits[plane], parts["scale"][plane])
+        return total
+
+    def parts(self, packed: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        _, columns, _ = self.sizes(shape)
+        bits = unpack_bits(packed["bits"], 1, columns).transpose(1, 0, 2)
+        scale = field_part(packed, "scale").transpose(1, 0, 2)
+        return {"bits": bits.copy(), "scale": scale.copy(), "offset": field_part(packed, "offset")}
+
+    def assemble(self, parts: Parts, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        self.sizes(shape)
+        check_codes(parts["bits"], 0, 1, "bits")
+        return {
+            "bits": pack_bits(parts["bits"].transpose(1, 0, 2), 1),
+            "scale": self.stored(np.ascontiguousarray(parts["scale"].transpose(1, 0, 2))),
+            "offset": self.stored(parts["offset"], "offset"),
+        }
+
+    def field_types(self, shape: tuple[int, ...]) -> FieldTypes:
+        rows, columns, groups = self.sizes(shape)
+        return {
+            "bits": (np.dtype(np.uint8), (rows, self.bits, packed_size(columns, 1))),
+            "scale": (self.scale_dtype, (rows, self.bits, groups)),
+            "offset": (self.scale_dtype, (rows, groups)),
+        }
+
+    def integer_terms(self, packed: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> tuple[IntegerTerm, ...]:
+        """A matrix of ones for the offset, then one term for each plane."""
+        parts = self.parts(packed, shape)
+        ones = IntegerTerm(np.ones(parts["bits"].shape[1:], np.int8), parts["offset"])
+        planes = zip(parts["bits"].astype(np.int8), parts["scale"], strict=True)
+        return (ones, *(IntegerTerm(bits, scale) for bits, scale in planes))
+
+
+def _ends(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return groups.min(-1), groups.max(-1)
+
+
+def _two_means(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The means of what is at most the mean, and of what is above it (equal where nothing is)."""
+    above = groups > groups.mean(-1, keepdims=True)
+    counts = np.count_nonzero(above, axis=-1)
+    low = (groups * ~above).sum(-1) / (groups.shape[-1] - counts).clip(min=1)
+    high = (groups * above).sum(-1) / counts.clip(min=1)
+    return low, np.where(counts > 0, high, low)
