@@ -9,9 +9,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -22,12 +19,12 @@ import limits
 import numpy as np
 import onnx
 import onnxruntime
+from one_kernel import aligned_copy, link
 from onnx import helper, numpy_helper
 
 from nomul.backends.build import packed_fields
 from nomul.backends.group import Group
-from nomul.backends.lower import lower_to_object
-from nomul.backends.select import Choice, choose
+from nomul.backends.select import choose
 from nomul.backends.target import Target, find_target
 from nomul.ir.builder import Builder
 from nomul.ir.graph import Func, Value, Weight
@@ -106,22 +103,6 @@ def make_group(case: Case) -> Group:
     return Group(func, frozenset({1, 2}))
 
 
-def aligned(array: np.ndarray) -> np.ndarray:
-    memory = np.empty(array.nbytes + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-def link(choice: Choice, target: Target) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "k.o").write_bytes(lower_to_object({"kernel": choice.built[0].function}, target))
-        command = [sys.executable, "-m", "ziglang", "cc", "-target", target.zig, "-shared", "-o", "k.so", "k.o"]
-        subprocess.run(command, cwd=folder, check=True)
-        return ctypes.CDLL(str(Path(folder) / "k.so")).kernel
-
-
 def ours(case: Case, arrays: list[np.ndarray], target: Target) -> tuple[Callable[[], np.ndarray], str]:
     group = make_group(case)
     choice = choose(group, (target,))
@@ -129,9 +110,9 @@ def ours(case: Case, arrays: list[np.ndarray], target: Target) -> tuple[Callable
     x, w, bias = arrays
     weight = Weight("w", group.func.params[1].type, {"data": w})
     (packed,) = packed_fields(weight, built.layouts.get(1)).values()
-    result = aligned(np.zeros([int(size) for size in group.results[0].shape], np.float32))
-    scratch = aligned(np.zeros(int(built.scratch) + 64, np.uint8))
-    buffers = [aligned(x), aligned(packed), aligned(bias), result]
+    result = aligned_copy(np.zeros([int(size) for size in group.results[0].shape], np.float32))
+    scratch = aligned_copy(np.zeros(int(built.scratch) + 64, np.uint8))
+    buffers = [aligned_copy(x), aligned_copy(packed), aligned_copy(bias), result]
     pointers = [ctypes.c_void_p(array.ctypes.data) for array in [*buffers, scratch]]
     arguments = [*pointers[:4], ctypes.c_int64(0), ctypes.c_int64(int(built.tiles)), pointers[4]]
 

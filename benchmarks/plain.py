@@ -9,18 +9,14 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from one_kernel import aligned, link
 
 from nomul.backends.group import Group
-from nomul.backends.lower import lower_to_object
 from nomul.backends.select import Choice, choose
 from nomul.backends.target import Target, find_target
 from nomul.ir.builder import Builder
@@ -96,26 +92,12 @@ def make_group(case: Case) -> Group:
     return Group(func)
 
 
-def aligned(count: int) -> np.ndarray:
-    memory = np.ones(count + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + count]
-
-
 def operand(type: Tensor, limit: int) -> np.ndarray:
     count = int(type.numel)
     drawn = RNG.integers(0, limit, count) if type.dtype.is_integer else RNG.standard_normal(count)
     memory = aligned(int(type.bytes))
     memory.view(type.dtype.numpy)[...] = drawn
     return memory
-
-
-def link(choice: Choice, target: Target) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "k.o").write_bytes(lower_to_object({"kernel": choice.built[0].function}, target))
-        command = [sys.executable, "-m", "ziglang", "cc", "-target", target.zig, "-shared", "-o", "k.so", "k.o"]
-        subprocess.run(command, cwd=folder, check=True)
-        return ctypes.CDLL(str(Path(folder) / "k.so")).kernel
 
 
 def ours(group: Group, choice: Choice, target: Target) -> Job:

@@ -22,8 +22,8 @@ class MergeLinears(Pass):
     Only layers whose results go into views are merged: one that an element-wise op follows would lose its epilogue. So
     the two layers of a gated MLP stay apart: the gate's kernel applies the activation and multiplies by the other's
     result. A kernel that computes the panels of both layers for a tile and joins them there (`docs/kernels.md`, tried
-    and lost) was no faster, and every encoding's kernels would need that form. Weights must share dtype and encoding, row
-    by row."""
+    and lost) was no faster, and every encoding's kernels would need that form. Weights must share dtype and encoding,
+    row by row."""
 
     name = "merge_linears"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nomul.ir.dim import Dim, Range
 from nomul.ir.errors import NomulError
@@ -44,6 +44,19 @@ def dim_range(name: str, request: DimRequest) -> Range:
     if not 0 <= low <= high:
         raise NomulError(BAD_DIM, f"dim {name}: the range [{low}, {high}] is empty or negative")
     return (low, high)
+
+
+def affine_bounds(
+    offset: Dim, shape: Sequence[Dim], steps: Sequence[Dim], ranges: Mapping[str, Range]
+) -> tuple[float, float]:
+    """An enclosure of offset + sum of steps[k] * i[k] over all indices i of a shape."""
+    low: float
+    high: float
+    low, high = offset.bounds(ranges)
+    for size, step in zip(shape, steps, strict=True):
+        reach = ((size - 1) * step).bounds(ranges)
+        low, high = low + min(reach[0], 0), high + max(reach[1], 0)
+    return low, high
 
 
 def at_most(left: Dim, right: Dim, ranges: Mapping[str, Range]) -> bool | None:

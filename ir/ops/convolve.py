@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from nomul.ir import numerics
 from nomul.ir.dim import Dim
 from nomul.ir.op import Kind, op
 from nomul.ir.signature import TypeFault
@@ -66,11 +67,6 @@ def _in_layout(y: np.ndarray, layout: str) -> np.ndarray:
     return y if layout == "nchw" else np.ascontiguousarray(y.transpose(0, 2, 3, 1))
 
 
-def _wide(x: np.ndarray) -> np.ndarray:
-    """In f32 at least: sixteen-bit sums are kept in f32."""
-    return x.astype(np.result_type(x.dtype, np.float32), copy=False)
-
-
 def _windows(x: np.ndarray, kernel: tuple[int, int], strides: Sequence[int], dilations: Sequence[int]) -> np.ndarray:
     """[N, C, OH, OW, KH, KW] views of x [N, C, H, W]."""
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
@@ -96,7 +92,7 @@ def conv2d(
     n, c, oh, ow, kh, kw = views.shape
     views = views.reshape(n, groups, c // groups, oh, ow, kh, kw)
     kernels = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
-    views, kernels = _wide(views), _wide(kernels)
+    views, kernels = numerics.wide(views), numerics.wide(kernels)
     y = np.einsum("ngchwij,gocij->ngohw", views, kernels, optimize=True).reshape(n, w.shape[0], oh, ow)
     y = y if bias is None else y + bias[:, None, None]
     return _in_layout(y.astype(x.dtype), layout)
@@ -137,7 +133,7 @@ def conv_transpose2d(
     layout: Literal["nchw", "nhwc"] = "nchw",
 ) -> "f[...]":
     """The transpose of conv2d as a linear map (weights [I, O / groups, KH, KW])."""
-    dtype, x, w = x.dtype, _wide(_channels_first(x, layout)), _wide(w)
+    dtype, x, w = x.dtype, numerics.wide(_channels_first(x, layout)), numerics.wide(w)
     n, c, h, width = x.shape
     _, o, kh, kw = w.shape
     tall = (h - 1) * strides[0] + dilations[0] * (kh - 1) + 1 + output_pads[0]

@@ -16,13 +16,23 @@ if TYPE_CHECKING:
     from fuzz.graphs import Sketch
 
 Recipe = Callable[["Sketch"], Value | None]
+Accepts = Callable[[Value], bool]
 _RECIPES: dict[str, Recipe] = {}
 
 
-def recipe(*ops: str) -> Callable[[Callable[[Sketch, str], Value | None]], None]:
-    def declare(function: Callable[[Sketch, str], Value | None]) -> None:
+def recipe(*ops: str, x: Accepts | None = None) -> Callable[[Callable[..., Value | None]], None]:
+    """Declare how to draw a node of these ops: `function(sketch, op)`, or, with x, `function(sketch, op, operand)` for
+    one of the values drawn so far that x accepts, where there is one."""
+
+    def declare(function: Callable[..., Value | None]) -> None:
+        def draw(sketch: Sketch, op: str) -> Value | None:
+            if x is None:
+                return function(sketch, op)
+            operand = sketch.pick(x)
+            return None if operand is None else function(sketch, op, operand)
+
         for op in ops:
-            _RECIPES[op] = lambda sketch, op=op: function(sketch, op)
+            _RECIPES[op] = lambda sketch, op=op: draw(sketch, op)
 
     return declare
 
@@ -39,50 +49,55 @@ def numeric(value: Value) -> bool:
     return value.dtype is not DType.BOOL
 
 
+def ranked(least: int, most: int = 9, kind: Accepts = lambda v: True) -> Accepts:
+    """Values with so many axes and of this kind."""
+    return lambda v: least <= v.type.rank <= most and kind(v)
+
+
+def known(axis: int, accepts: Accepts) -> Accepts:
+    """Of the accepted values those whose size on an axis is a number."""
+    return lambda v: accepts(v) and v.shape[axis].value is not None
+
+
+def any_axis(sketch: Sketch, x: Value) -> int:
+    return sketch.integer(0, x.type.rank - 1)
+
+
 # -- reductions, normalisation -----------------------------------------------------------------------------------
-@recipe("reduce.sum", "reduce.prod", "reduce.max", "reduce.min", "reduce.mean", "reduce.any", "reduce.all")
-def reduce(sketch: Sketch, op: str) -> Value | None:
-    accepts = {"mean": floating, "any": lambda v: not numeric(v), "all": lambda v: not numeric(v)}
-    x = sketch.pick(lambda v: v.type.rank >= 1 and accepts.get(op[7:], numeric)(v))
-    if x is None:
-        return None
+def reduce(sketch: Sketch, op: str, x: Value) -> Value | None:
     axes = tuple(sorted(sketch.subset(range(x.type.rank))))
     return sketch.add(op, x, axes=axes, keepdims=sketch.flag())
 
 
-@recipe("reduce.argmax", "reduce.argmin")
-def search(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: v.type.rank >= 1 and numeric(v))
-    return x and sketch.add(op, x, axis=sketch.integer(0, x.type.rank - 1), keepdims=sketch.flag())
+recipe("reduce.sum", "reduce.prod", "reduce.max", "reduce.min", x=ranked(1, kind=numeric))(reduce)
+recipe("reduce.mean", x=ranked(1, kind=floating))(reduce)
+recipe("reduce.any", "reduce.all", x=ranked(1, kind=lambda v: not numeric(v)))(reduce)
 
 
-@recipe("reduce.cumsum")
-def scan(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: v.type.rank >= 1 and numeric(v))
-    return x and sketch.add(op, x, axis=sketch.integer(0, x.type.rank - 1))
+@recipe("reduce.argmax", "reduce.argmin", x=ranked(1, kind=numeric))
+def search(sketch: Sketch, op: str, x: Value) -> Value | None:
+    return sketch.add(op, x, axis=any_axis(sketch, x), keepdims=sketch.flag())
 
 
-@recipe("nn.softmax", "nn.log_softmax")
-def softmax(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: v.type.rank >= 1 and floating(v))
-    return x and sketch.add(op, x, axis=sketch.integer(0, x.type.rank - 1))
+@recipe("reduce.cumsum", x=ranked(1, kind=numeric))
+def scan(sketch: Sketch, op: str, x: Value) -> Value | None:
+    return sketch.add(op, x, axis=any_axis(sketch, x))
 
 
-@recipe("nn.layer_norm", "nn.rms_norm")
-def norm(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: v.type.rank >= 1 and floating(v) and v.shape[-1].value is not None)
-    if x is None:
-        return None
+@recipe("nn.softmax", "nn.log_softmax", x=ranked(1, kind=floating))
+def softmax(sketch: Sketch, op: str, x: Value) -> Value | None:
+    return sketch.add(op, x, axis=any_axis(sketch, x))
+
+
+@recipe("nn.layer_norm", "nn.rms_norm", x=known(-1, ranked(1, kind=floating)))
+def norm(sketch: Sketch, op: str, x: Value) -> Value | None:
     width = int(x.shape[-1])
     extra = [sketch.weight(x.dtype, width) for _ in range(sketch.integer(0, 2 if op == "nn.layer_norm" else 1))]
     return sketch.add(op, x, *extra, eps=1e-3)
 
 
-@recipe("nn.group_norm", "nn.batch_norm")
-def channel_norm(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: v.type.rank >= 3 and floating(v) and v.shape[1].value is not None)
-    if x is None:
-        return None
+@recipe("nn.group_norm", "nn.batch_norm", x=known(1, ranked(3, kind=floating)))
+def channel_norm(sketch: Sketch, op: str, x: Value) -> Value | None:
     channels = int(x.shape[1])
     if op == "nn.batch_norm":
         parts = [sketch.weight(x.dtype, channels) for _ in range(3)]
@@ -92,21 +107,15 @@ def channel_norm(sketch: Sketch, op: str) -> Value | None:
 
 
 # -- products ----------------------------------------------------------------------------------------------------
-@recipe("nn.linear")
-def linear(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: v.type.rank >= 1 and floating(v) and v.shape[-1].value is not None)
-    if x is None:
-        return None
+@recipe("nn.linear", x=known(-1, ranked(1, kind=floating)))
+def linear(sketch: Sketch, op: str, x: Value) -> Value | None:
     outputs = sketch.integer(1, 9)
     bias = [sketch.weight(x.dtype, outputs)] if sketch.flag() else []
     return sketch.add(op, x, sketch.weight(x.dtype, outputs, int(x.shape[-1])), *bias)
 
 
-@recipe("nn.matmul")
-def matmul(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: v.type.rank >= 2 and floating(v))
-    if x is None:
-        return None
+@recipe("nn.matmul", x=ranked(2, kind=floating))
+def matmul(sketch: Sketch, op: str, x: Value) -> Value | None:
     y = sketch.pick(lambda v: v.dtype is x.dtype and v.type.rank == 2 and v.shape[0] == x.shape[-1])
     if y is None:
         rank = x.type.rank
@@ -114,11 +123,8 @@ def matmul(sketch: Sketch, op: str) -> Value | None:
     return y and sketch.add(op, x, y)
 
 
-@recipe("nn.attention")
-def attention(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: v.type.rank == 4 and floating(v) and v.shape[2].value is not None)
-    if x is None:
-        return None
+@recipe("nn.attention", x=known(2, ranked(4, 4, floating)))
+def attention(sketch: Sketch, op: str, x: Value) -> Value | None:
     key = x
     if sketch.flag():
         key = sketch.add("view.slice", x, axis=2, start=0, stop=1) or x
@@ -131,122 +137,94 @@ def attention(sketch: Sketch, op: str) -> Value | None:
 
 
 # -- images ------------------------------------------------------------------------------------------------------
-def _image(sketch: Sketch) -> tuple[Value, str, int, int] | None:
-    """A rank 4 value, a layout, its channels, and the largest kernel that fits all its sizes."""
-    x = sketch.pick(lambda v: v.type.rank == 4 and floating(v))
-    if x is None:
-        return None
-    layout = sketch.one_of(["nchw", "nhwc"])
-    channel, spatial = (1, (2, 3)) if layout == "nchw" else (3, (1, 2))
-    if x.shape[channel].value is None:
-        return None
-    return x, layout, int(x.shape[channel]), min(3, *(sketch.least(x.shape[axis]) for axis in spatial))
+class Image:
+    """A rank 4 value in a drawn layout. size: the largest kernel that fits both of its sizes."""
+
+    def __init__(self, sketch: Sketch, x: Value) -> None:
+        self.layout = sketch.one_of([name for name in ("nchw", "nhwc") if x.shape[_channel(name)].value is not None])
+        self.channels = int(x.shape[_channel(self.layout)])
+        self.sizes = x.shape[2:] if self.layout == "nchw" else x.shape[1:3]
+        self.size = min(3, *(sketch.least(size) for size in self.sizes))
 
 
-@recipe("nn.conv2d")
-def convolve(sketch: Sketch, op: str) -> Value | None:
-    found = _image(sketch)
-    if found is None:
-        return None
-    x, layout, channels, size = found
-    groups = sketch.one_of([1, channels])
-    weight = sketch.weight(x.dtype, groups * sketch.integer(1, 3), channels // groups, size, size)
+def _channel(layout: str) -> int:
+    return 1 if layout == "nchw" else 3
+
+
+def imagelike(value: Value) -> bool:
+    sizes = (value.shape[1], value.shape[3]) if value.type.rank == 4 else ()
+    return floating(value) and any(size.value is not None for size in sizes)
+
+
+@recipe("nn.conv2d", x=imagelike)
+def convolve(sketch: Sketch, op: str, x: Value) -> Value | None:
+    image = Image(sketch, x)
+    groups = sketch.one_of([1, image.channels])
+    weight = sketch.weight(x.dtype, groups * sketch.integer(1, 3), image.channels // groups, image.size, image.size)
     pads = tuple(sketch.integer(0, 1) for _ in range(4))
     strides = (sketch.integer(1, 2), sketch.integer(1, 2))
-    return sketch.add(op, x, weight, strides=strides, pads=pads, groups=groups, layout=layout)
+    return sketch.add(op, x, weight, strides=strides, pads=pads, groups=groups, layout=image.layout)
 
 
-@recipe("nn.conv_transpose2d")
-def convolve_back(sketch: Sketch, op: str) -> Value | None:
-    found = _image(sketch)
-    if found is None:
-        return None
-    x, layout, channels, _ = found
-    weight = sketch.weight(x.dtype, channels, sketch.integer(1, 3), 2, 2)
+@recipe("nn.conv_transpose2d", x=imagelike)
+def convolve_back(sketch: Sketch, op: str, x: Value) -> Value | None:
+    image = Image(sketch, x)
+    weight = sketch.weight(x.dtype, image.channels, sketch.integer(1, 3), 2, 2)
     strides = (sketch.integer(1, 2), sketch.integer(1, 2))
-    return sketch.add(op, x, weight, strides=strides, layout=layout)
+    return sketch.add(op, x, weight, strides=strides, layout=image.layout)
 
 
-@recipe("nn.max_pool2d", "nn.avg_pool2d")
-def pool(sketch: Sketch, op: str) -> Value | None:
-    found = _image(sketch)
-    if found is None:
-        return None
-    x, layout, _, size = found
-    return sketch.add(op, x, kernel=(size, size), strides=(sketch.integer(1, 2),) * 2, layout=layout)
+@recipe("nn.max_pool2d", "nn.avg_pool2d", x=imagelike)
+def pool(sketch: Sketch, op: str, x: Value) -> Value | None:
+    image = Image(sketch, x)
+    return sketch.add(op, x, kernel=(image.size, image.size), strides=(sketch.integer(1, 2),) * 2, layout=image.layout)
 
 
-@recipe("nn.resize2d")
-def resize(sketch: Sketch, op: str) -> Value | None:
-    found = _image(sketch)
-    if found is None:
-        return None
-    x, layout, _, _ = found
-    sizes = x.shape[2:] if layout == "nchw" else x.shape[1:3]
+@recipe("nn.resize2d", x=imagelike)
+def resize(sketch: Sketch, op: str, x: Value) -> Value | None:
+    image = Image(sketch, x)
     mode = sketch.one_of(["nearest", "linear", "cubic"])
     coordinates = sketch.one_of(["half_pixel", "asymmetric", "align_corners"])
-    return sketch.add(op, x, size=tuple(s * 2 for s in sizes), mode=mode, coordinates=coordinates, layout=layout)
+    size = tuple(s * 2 for s in image.sizes)
+    return sketch.add(op, x, size=size, mode=mode, coordinates=coordinates, layout=image.layout)
 
 
 # -- indices -----------------------------------------------------------------------------------------------------
-def _indexed(sketch: Sketch) -> tuple[Value, int] | None:
-    x = sketch.pick(lambda v: v.type.rank >= 1)
-    return x and (x, sketch.integer(0, x.type.rank - 1))
+@recipe("index.gather", x=ranked(1))
+def gather(sketch: Sketch, op: str, x: Value) -> Value | None:
+    return sketch.add(op, x, sketch.indices(*sketch.small_shape()), axis=any_axis(sketch, x))
 
 
-@recipe("index.gather")
-def gather(sketch: Sketch, op: str) -> Value | None:
-    found = _indexed(sketch)
-    if found is None:
-        return None
-    return sketch.add(op, found[0], sketch.indices(*sketch.small_shape()), axis=found[1])
-
-
-@recipe("index.gather_elements")
-def gather_elements(sketch: Sketch, op: str) -> Value | None:
-    found = _indexed(sketch)
-    if found is None:
-        return None
-    x, axis = found
+@recipe("index.gather_elements", x=ranked(1))
+def gather_elements(sketch: Sketch, op: str, x: Value) -> Value | None:
+    axis = any_axis(sketch, x)
     where = sketch.add("make.full", shape=x.shape, value=float(sketch.integer(-1, 0)), dtype=DType.I64)
     return where and sketch.add(op, x, where, axis=axis)
 
 
-@recipe("index.gather_nd")
-def gather_nd(sketch: Sketch, op: str) -> Value | None:
-    found = _indexed(sketch)
-    if found is None:
-        return None
-    depth = sketch.integer(1, found[0].type.rank)
-    return sketch.add(op, found[0], sketch.indices(sketch.integer(1, 3), depth))
+@recipe("index.gather_nd", x=ranked(1))
+def gather_nd(sketch: Sketch, op: str, x: Value) -> Value | None:
+    depth = sketch.integer(1, x.type.rank)
+    return sketch.add(op, x, sketch.indices(sketch.integer(1, 3), depth))
 
 
-@recipe("index.scatter_nd")
-def scatter_nd(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: v.type.rank >= 1 and numeric(v))
-    if x is None:
-        return None
+@recipe("index.scatter_nd", x=ranked(1, kind=numeric))
+def scatter_nd(sketch: Sketch, op: str, x: Value) -> Value | None:
     updates = sketch.add("make.full", shape=(Dim.of(1), *x.shape[1:]), value=1.0, dtype=x.dtype)
     reduction = sketch.one_of(["none", "add", "mul", "max", "min"])
     return updates and sketch.add(op, x, sketch.indices(1, 1), updates, reduction=reduction)
 
 
-@recipe("index.scatter_elements")
-def scatter_elements(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: v.type.rank == 2 and numeric(v))
-    if x is None:
-        return None
+@recipe("index.scatter_elements", x=ranked(2, 2, numeric))
+def scatter_elements(sketch: Sketch, op: str, x: Value) -> Value | None:
     updates = sketch.add("make.full", shape=(Dim.of(1), Dim.of(1)), value=1.0, dtype=x.dtype)
     reduction = sketch.one_of(["none", "add", "mul", "max", "min"])
     indices = sketch.indices(1, 1)
     return updates and sketch.add(op, x, indices, updates, axis=sketch.integer(0, 1), reduction=reduction)
 
 
-@recipe("index.top_k")
-def top_k(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: v.type.rank >= 1 and numeric(v))
-    if x is None:
-        return None
+@recipe("index.top_k", x=ranked(1, kind=numeric))
+def top_k(sketch: Sketch, op: str, x: Value) -> Value | None:
     axis = sketch.integer(0, x.type.rank - 1)
     return sketch.add(op, x, k=sketch.integer(1, sketch.least(x.shape[axis])), axis=axis, largest=sketch.flag())
 
@@ -269,11 +247,8 @@ def size(sketch: Sketch, op: str) -> Value | None:
 
 
 # -- views -------------------------------------------------------------------------------------------------------
-@recipe("view.reshape")
-def reshape(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: v.type.rank >= 1)
-    if x is None:
-        return None
+@recipe("view.reshape", x=ranked(1))
+def reshape(sketch: Sketch, op: str, x: Value) -> Value | None:
     at = sketch.integer(0, x.type.rank - 1)
     size, kind = x.shape[at], sketch.one_of(["merge", "split", "one"])
     if kind == "merge" and at + 1 < x.type.rank:
@@ -283,27 +258,20 @@ def reshape(sketch: Sketch, op: str) -> Value | None:
     return sketch.add(op, x, shape=(*x.shape[:at], Dim.of(1), *x.shape[at:])) if x.type.rank < 5 else None
 
 
-@recipe("view.transpose")
-def transpose(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: v.type.rank >= 2)
-    return x and sketch.add(op, x, perm=sketch.order(x.type.rank))
+@recipe("view.transpose", x=ranked(2))
+def transpose(sketch: Sketch, op: str, x: Value) -> Value | None:
+    return sketch.add(op, x, perm=sketch.order(x.type.rank))
 
 
-@recipe("view.expand")
-def expand(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: v.type.rank <= 3)
-    if x is None:
-        return None
+@recipe("view.expand", x=ranked(0, 3))
+def expand(sketch: Sketch, op: str, x: Value) -> Value | None:
     shape = tuple(sketch.size() if size == 1 else size for size in x.shape)
     return sketch.add(op, x, shape=(sketch.size(), *shape) if sketch.flag() else shape)
 
 
-@recipe("view.slice")
-def slice_(sketch: Sketch, op: str) -> Value | None:
-    found = _indexed(sketch)
-    if found is None:
-        return None
-    x, axis = found
+@recipe("view.slice", x=ranked(1))
+def slice_(sketch: Sketch, op: str, x: Value) -> Value | None:
+    axis = any_axis(sketch, x)
     size, least = x.shape[axis], sketch.least(x.shape[axis])
     start = sketch.integer(0, least - 1)
     if sketch.flag():
@@ -312,22 +280,16 @@ def slice_(sketch: Sketch, op: str) -> Value | None:
     return sketch.add(op, x, axis=axis, start=Dim.of(start), stop=stop, step=sketch.integer(1, 3))
 
 
-@recipe("view.concat")
-def concat(sketch: Sketch, op: str) -> Value | None:
-    found = _indexed(sketch)
-    if found is None:
-        return None
-    x, axis = found
+@recipe("view.concat", x=ranked(1))
+def concat(sketch: Sketch, op: str, x: Value) -> Value | None:
+    axis = any_axis(sketch, x)
     rest = lambda v: [v.dtype, v.type.rank, *(s for i, s in enumerate(v.shape) if i != axis)]  # noqa: E731
     other = sketch.pick(lambda v: rest(v) == rest(x)) or x
     return sketch.add(op, x, other, axis=axis)
 
 
-@recipe("view.pad")
-def pad(sketch: Sketch, op: str) -> Value | None:
-    x = sketch.pick(lambda v: 1 <= v.type.rank <= 4)
-    if x is None:
-        return None
+@recipe("view.pad", x=ranked(1, 4))
+def pad(sketch: Sketch, op: str, x: Value) -> Value | None:
     mode = sketch.one_of(["constant", "edge", "reflect", "wrap"])
     most = [min(2, sketch.least(size) - (mode == "reflect")) for size in x.shape]
     before, after = (tuple(Dim.of(sketch.integer(0, m)) for m in most) for _ in "ab")

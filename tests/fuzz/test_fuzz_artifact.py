@@ -5,21 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from artifacts import results_by_level
+from fuzz.effort import AS_DRAWN
 from fuzz.graphs import Drawn, modules
 from fuzz.rounding import tolerances
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 
 from nomul.ir.interpreter import run
 from nomul.ir.text import print_module
 
-# A graph takes a second to compile: a failing one is shown as it is drawn, not made smaller.
-FEW = settings(
-    max_examples=12,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+FEW = settings(AS_DRAWN, max_examples=12)
 
 
 def compare(drawn: Drawn) -> None:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fuzz.effort import AS_DRAWN
 from fuzz.graphs import Drawn, modules
 from fuzz.rounding import tolerances
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 
 import nomul
 from nomul.ir.interpreter import run
 from nomul.ir.text import print_module
 
-FEW = settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+FEW = settings(AS_DRAWN, max_examples=40)
 
 
 def compare(drawn: Drawn) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nomul.ir.dim import Dim, Range, product
+from nomul.frontend.common import affine_bounds
+from nomul.ir.dim import Dim, Range
 from nomul.ir.graph import Constant, Node, Value
-
-Shape = tuple[Dim, ...]
-_ZERO, _ONE = Dim.of(0), Dim.of(1)
+from nomul.ir.shapes import NOTHING, ONE, Shape, row_major
 
 
 @dataclass(frozen=True)
@@ -22,34 +21,26 @@ class Counter:
 
     @staticmethod
     def of(shape: Shape, steps: Shape, offset: Dim) -> Counter:
-        kept = tuple(_ZERO if size == _ONE else step for size, step in zip(shape, steps, strict=True))
+        kept = tuple(NOTHING if size == ONE else step for size, step in zip(shape, steps, strict=True))
         return Counter(shape, kept, offset)
 
     @property
     def is_uniform(self) -> bool:
-        return all(step == _ZERO for step in self.steps)
+        return all(step == NOTHING for step in self.steps)
 
     @property
     def counts_on(self) -> bool:
         """Whether the elements in row-major order are offset, offset + 1, offset + 2, ..."""
-        expected = [product(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
-        return all(
-            size == _ONE or step == own for size, step, own in zip(self.shape, self.steps, expected, strict=True)
-        )
+        expected = row_major(self.shape)
+        return all(size == ONE or step == own for size, step, own in zip(self.shape, self.steps, expected, strict=True))
 
     def bounds(self, ranges: Mapping[str, Range]) -> tuple[float, float]:
         """An enclosure of all elements."""
-        low: float
-        high: float
-        low, high = self.offset.bounds(ranges)
-        for size, step in zip(self.shape, self.steps, strict=True):
-            reach = ((size - 1) * step).bounds(ranges)
-            low, high = low + min(reach[0], 0), high + max(reach[1], 0)
-        return low, high
+        return affine_bounds(self.offset, self.shape, self.steps, ranges)
 
     def wide(self, shape: Shape) -> Counter:
         """Broadcast to a shape of at least this rank."""
-        extra = (_ZERO,) * (len(shape) - len(self.shape))
+        extra = (NOTHING,) * (len(shape) - len(self.shape))
         return Counter.of(shape, extra + self.steps, self.offset)
 
 
@@ -65,7 +56,7 @@ def counter(value: Value | None, depth: int = 32) -> Counter | None:
     if node.op == "make.size":
         return Counter((), (), node.attrs["size"])
     if node.op == "make.full":
-        return Counter(value.shape, (_ZERO,) * value.type.rank, Dim.of(int(node.attrs["value"])))
+        return Counter(value.shape, (NOTHING,) * value.type.rank, Dim.of(int(node.attrs["value"])))
     inner = counter(node.args[0], depth - 1) if node.args else None
     return None if inner is None else _moved(node, inner) or _computed(node, inner, depth)
 
@@ -80,12 +71,12 @@ def _moved(node: Node, inner: Counter) -> Counter | None:
     if node.op != "view.reshape":
         return None
     if inner.is_uniform:
-        return Counter(shape, (_ZERO,) * len(shape), inner.offset)
-    steps = iter([step for size, step in zip(inner.shape, inner.steps, strict=True) if size != _ONE])
-    sizes = [size for size in inner.shape if size != _ONE]
-    if sizes != [size for size in shape if size != _ONE]:
+        return Counter(shape, (NOTHING,) * len(shape), inner.offset)
+    steps = iter([step for size, step in zip(inner.shape, inner.steps, strict=True) if size != ONE])
+    sizes = [size for size in inner.shape if size != ONE]
+    if sizes != [size for size in shape if size != ONE]:
         return None
-    return Counter.of(shape, tuple(_ZERO if size == _ONE else next(steps) for size in shape), inner.offset)
+    return Counter.of(shape, tuple(NOTHING if size == ONE else next(steps) for size in shape), inner.offset)
 
 
 def _computed(node: Node, left: Counter, depth: int) -> Counter | None:

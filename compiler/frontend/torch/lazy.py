@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nomul.frontend.common import affine_bounds
 from nomul.ir.dim import Dim, Range
 from nomul.ir.graph import Scalar, Value
 from nomul.ir.types import DType
@@ -51,13 +52,7 @@ class Affine:
 
     def bounds(self, ranges: Ranges) -> tuple[float, float]:
         """Enclosure of all elements."""
-        lower: float
-        upper: float
-        lower, upper = self.offset.bounds(ranges)
-        for size, step in zip(self.shape, self.steps, strict=True):
-            reach = ((size - 1) * step).bounds(ranges)
-            lower, upper = lower + min(reach[0], 0), upper + max(reach[1], 0)
-        return lower, upper
+        return affine_bounds(self.offset, self.shape, self.steps, ranges)
 
 
 @dataclass(frozen=True, eq=False)
