@@ -45,6 +45,7 @@ def describe(source: Module, module: Module, selection: Selection, plan: Plan) -
         "kernels": [_kernel(choice, runs, selection) for choice in selection.unique],
         "runs": [_run(node, choices[id(selection.choices[node.attrs["func"]])]) for node in runs],
         "slots": [[str(size) for size in sizes] for sizes in plan.slots],
+        "thread_scratch": sorted({str(step.scratch) for step in plan.steps}),
     }
 
 

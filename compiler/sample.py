@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from nomul.ir.graph import Module
 from nomul.ir.interpreter import type_shape
 from nomul.ir.syntax import WeightLine, parse_line
 from nomul.ir.types import DType, Tensor
+from nomul.memory import scratch_bytes
 from nomul.passes.random_inputs import index_limit
 from nomul.runtime.loader import Artifact
 
@@ -82,10 +83,12 @@ def artifact_fits(artifact: Artifact) -> Fits:
     return fits
 
 
-def specs_fit(specs: Iterable[InputSpec]) -> Fits:
-    """The same where only the inputs are known: none is very large."""
-    inputs = [spec.type for spec in specs]
-    return lambda dims: _below(inputs, dims, MOST_INPUT_ELEMENTS)
+def facts_fit(facts: Mapping[str, Any]) -> Fits:
+    """The same for an artifact that is for another machine."""
+    inputs = [spec.type for spec in fact_specs(facts["inputs"])]
+    return lambda dims: (
+        _below(inputs, dims, MOST_INPUT_ELEMENTS) and scratch_bytes(facts, dims) <= MOST_SCRATCH_BYTES
+    )
 
 
 def _below(types: Iterable[Tensor], dims: Mapping[str, int], limit: int) -> bool:
@@ -154,6 +157,11 @@ def artifact_specs(artifact: Artifact) -> list[InputSpec]:
     noted = {fact["name"]: fact for fact in artifact.facts.get("inputs", [])}
     types = [{"name": port.name, "dtype": port.dtype, "shape": port.shape} for port in artifact.inputs]
     return fact_specs([noted.get(fact["name"], {}) | fact for fact in types])
+
+
+def fact_dims(facts: Mapping[str, Any]) -> dict[str, Range]:
+    """The ranges of an artifact's dims."""
+    return {name: (low, inf if high is None else high) for name, (low, high) in facts["dims"].items()}
 
 
 def fact_specs(facts: Iterable[Mapping[str, Any]]) -> list[InputSpec]:

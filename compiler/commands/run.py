@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -77,15 +76,13 @@ def _run_artifact(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
 def _run_remote(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
     from nomul.deployable import deployable
     from nomul.remote import Host, run_remote
-    from nomul.sample import fact_specs, pick_dims, sample_inputs, specs_fit
+    from nomul.sample import fact_dims, fact_specs, facts_fit, pick_dims, sample_inputs
 
     host = Host.parse(arguments.on)
     with deployable(arguments.model) as model:
         if arguments.random:
-            specs = fact_specs(model.inputs)
-            ranges = {name: (low, inf if high is None else high) for name, (low, high) in model.facts["dims"].items()}
-            dims = pick_dims(ranges, dict(arguments.dim), specs_fit(specs))
-            values = sample_inputs(specs, dims, arguments.seed)
+            dims = pick_dims(fact_dims(model.facts), dict(arguments.dim), facts_fit(model.facts))
+            values = sample_inputs(fact_specs(model.inputs), dims, arguments.seed)
         else:
             values = read_arrays(arguments.inputs, [port["name"] for port in model.inputs])
         results = run_remote(host, model, values, threads=arguments.threads, level=arguments.level)

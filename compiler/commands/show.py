@@ -95,13 +95,12 @@ def _memory(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
     say(f"weights: {size_text(facts['weights_bytes'])}")
     if "slots" not in facts:
         return
-    from nomul.runtime.loader import load
-    from nomul.sample import artifact_fits, pick_dims
+    from nomul.memory import scratch_bytes
+    from nomul.sample import fact_dims, facts_fit, pick_dims
 
-    with load(arguments.file) as artifact:
-        dims = pick_dims(artifact.dims, dict(arguments.dim), artifact_fits(artifact))
-        sizes = " ".join(f"{name}={size}" for name, size in dims.items())
-        say(f"scratch, one thread{', ' + sizes if sizes else ''}: {size_text(artifact.scratch_bytes(dims))}")
+    dims = pick_dims(fact_dims(facts), dict(arguments.dim), facts_fit(facts))
+    sizes = " ".join(f"{name}={size}" for name, size in dims.items())
+    say(f"scratch, one thread{', ' + sizes if sizes else ''}: {size_text(scratch_bytes(facts, dims))}")
     rows = [(index, " | ".join(sizes)) for index, sizes in enumerate(facts["slots"])]
     table("arena slots: bytes of the values that share one", ("slot", "bytes"), rows)
 
