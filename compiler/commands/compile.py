@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,26 @@ def _summarise(path: Path, facts: dict[str, Any], seconds: float) -> None:
     code = size if facts["weights"]["external"] else size - weights
     say(f"wrote {path}: {size_text(size)} ({size_text(code)} code, {size_text(weights)} weights), {seconds:.1f} s")
     say(f"target {facts['target']}, levels {', '.join(facts['levels'])}, {len(facts['runs'])} kernel runs")
+    say(f"memory of a run, one thread: {_scratch(facts)}")
     slow = [kernel for kernel in facts["kernels"] if kernel["generic"]]
     if slow:
         runs = sum(kernel["uses"] for kernel in slow)
         say(f"{runs} runs use a generic kernel (nomul show {path} --kernels says why)")
         rows = [(kernel["uses"], " + ".join(kernel["ops"])) for kernel in sorted(slow, key=lambda k: -k["uses"])[:10]]
         table("", ("runs", "ops"), rows)
+
+
+def _scratch(facts: dict[str, Any]) -> str:
+    """The scratch of a run at usual sizes and, where all dims have an end, at the largest."""
+    from nomul.memory import scratch_bytes
+    from nomul.sample import fact_dims, facts_fit, pick_dims
+
+    ranges = fact_dims(facts)
+    cases = [pick_dims(ranges, {}, facts_fit(facts))]
+    if all(high != inf for _, high in ranges.values()):
+        cases.append({name: int(high) for name, (_, high) in ranges.items()})
+    texts = []
+    for dims in cases:
+        sizes = " ".join(f"{name}={size}" for name, size in dims.items())
+        texts.append(f"{size_text(scratch_bytes(facts, dims))}{' at ' + sizes if sizes else ''}")
+    return ", ".join(dict.fromkeys(texts))
