@@ -19,6 +19,7 @@ from nomul.ir.graph import Module, Node, Value, Weight
 
 ALIGNMENT = 64
 Progress = Callable[[str], None]
+Lower = Callable[[Selection, Mapping[int, str], Progress], tuple[Level, ...]]
 
 
 @dataclass
@@ -58,8 +59,14 @@ def packed_fields(weight: Weight, layout: str | None) -> Mapping[str, np.ndarray
     return layouts.pack(layout, weight.fields, tuple(int(size) for size in weight.shape))
 
 
-def build_plan(module: Module, selection: Selection, name: str, progress: Progress = lambda text: None) -> Plan:
-    """The Plan of a module at level "exec" with planned slots."""
+def build_plan(
+    module: Module,
+    selection: Selection,
+    name: str,
+    progress: Progress = lambda text: None,
+    lower: Lower | None = None,
+) -> Plan:
+    """The Plan of a module at level "exec" with planned slots. lower: makes the levels' code; LLVM where it is None."""
     func, blob = module.main, WeightBlob()
     outputs = func.result_names or tuple(value.name for value in func.returns)
     symbols = kernel_symbols(selection)
@@ -69,7 +76,7 @@ def build_plan(module: Module, selection: Selection, name: str, progress: Progre
         if node.op == "exec.run":
             choice = selection.choices[node.attrs["func"]]
             steps.append(_step(node, choice, symbols[id(choice)], places, blob, module))
-    levels = _lower_levels(selection, symbols, progress)
+    levels = (lower or lower_levels)(selection, symbols, progress)
     return Plan(
         name=name,
         inputs=tuple(Port(param.name, param.dtype, param.shape) for param in func.params),
@@ -93,14 +100,14 @@ def kernel_symbols(selection: Selection) -> dict[int, str]:
     return names
 
 
-def _lower_levels(selection: Selection, symbols: dict[int, str], progress: Progress) -> tuple[Level, ...]:
+def lower_levels(selection: Selection, symbols: Mapping[int, str], progress: Progress) -> tuple[Level, ...]:
     """All levels side by side: LLVM runs outside of Python's lock."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         count = len(selection.levels)
         return tuple(pool.map(lambda index: _lower_level(selection, symbols, index, progress), range(count)))
 
 
-def _lower_level(selection: Selection, symbols: dict[int, str], index: int, progress: Progress) -> Level:
+def _lower_level(selection: Selection, symbols: Mapping[int, str], index: int, progress: Progress) -> Level:
     target = selection.levels[index]
     functions = {f"{symbols[id(c)]}__{target.level}": c.built[index].function for c in selection.unique}
     progress(f"{len(functions)} kernels for {target.name}")

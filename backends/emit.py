@@ -134,7 +134,7 @@ def evaluate(value: Value, index: Index, load: Load, known: dict[Value, Expr] | 
     return visit(value, index)
 
 
-class _Same:
+class Same:
     """A TVM expression as a dictionary key: equal is the same node (TVM's == builds an expression)."""
 
     __slots__ = ("part",)
@@ -146,9 +146,9 @@ class _Same:
         return hash(self.part)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and bool(self.part.same_as(other.part))
+        return isinstance(other, Same) and bool(self.part.same_as(other.part))
 
 
 def index_key(index: Index) -> tuple[object, ...]:
     """A key for dictionaries that tells two indices apart by the identity of their parts."""
-    return tuple(part.value if isinstance(part, tirx.IntImm) else _Same(part) for part in index)
+    return tuple(part.value if isinstance(part, tirx.IntImm) else Same(part) for part in index)

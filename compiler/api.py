@@ -13,7 +13,7 @@ from typing import Any
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
 from nomul.nir import require_weights
-from nomul.options import Options, Progress, WeightsPlace, silent
+from nomul.options import ARRAY_LIMIT, Emit, Options, Progress, WeightsPlace, silent
 from nomul.recipe import RecipeLike, read_recipe
 from nomul.runtime.loader import Artifact, load
 from nomul.source import Dims, model_name, read_model
@@ -89,11 +89,16 @@ def build(
     check: bool = False,
     weights: WeightsPlace = "auto",
     strict: bool = False,
+    emit: Emit = "library",
+    array_limit: int = ARRAY_LIMIT,
     name: str | None = None,
     progress: Progress | None = None,
     **source_options: Any,
 ) -> Path:
-    """Compile to a file without loading it: it may be for another machine. Arguments as in `compile`."""
+    """Compile to a file without loading it: it may be for another machine. Arguments as in `compile`, and
+
+    emit: "c" writes the folder `output` with portable C sources; target then is "c", "cortex-m7" or "cortex-m55".
+    array_limit: up to so many bytes of weights are an array in C then, more are a file for the assembler."""
     from nomul import pipeline
 
     options = Options(
@@ -105,12 +110,18 @@ def build(
         check=check,
         weights=weights,
         strict=strict,
+        emit=emit,
+        array_limit=array_limit,
         progress=progress or silent,
     )
     _check_writable(Path(output).absolute().parent)
     module = read_model(model, example_inputs, dims, **source_options)
     require_weights(module)
-    return pipeline.build(module, options)
+    if options.emit == "library":
+        return pipeline.build(module, options)
+    from nomul.portable_c import build_sources
+
+    return build_sources(module, options)
 
 
 def lower(

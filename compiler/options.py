@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 WeightsPlace = Literal["auto", "embedded", "external"]
+Emit = Literal["library", "c"]
+ARRAY_LIMIT = 256 * 1024
 Progress = Callable[[str, float], None]
 
 
@@ -22,6 +24,8 @@ class Options:
     recipe: encoding of weights by name pattern (`compiler/recipe.py`), first match wins; empty keeps them as they are.
     dump: folder for the IR between passes, kernels and C.  check: compare with the interpreter after every pass.
     until: stop after this phase.  weights: "auto" embeds below 1 GiB.  strict: refuse generic kernels.
+    emit: "library" for a library or bundle, "c" for a folder of portable C, whose weights are an array up to
+    `array_limit` bytes.
     progress: called with the phase and the done fraction of the whole work, 0..1.
     """
 
@@ -33,5 +37,7 @@ class Options:
     check: bool = False
     until: str | None = None
     weights: WeightsPlace = "auto"
+    emit: Emit = "library"
+    array_limit: int = ARRAY_LIMIT
     strict: bool = False
     progress: Progress = silent

@@ -10,6 +10,7 @@ from nomul.backends.build import build_plan
 from nomul.backends.dump import dump_kernels
 from nomul.backends.execute import own_outputs, to_calls, to_exec
 from nomul.backends.plan import Plan
+from nomul.backends.portable_c.targets import C_TARGETS
 from nomul.backends.select import Selection, select
 from nomul.backends.target import Target, find_targets
 from nomul.ir.errors import NomulError, Problem
@@ -35,7 +36,7 @@ class Compiled:
 
 def optimise(module: Module, options: Options) -> Module:
     """The module after the phases on tensors, or after `options.until`. Raises NomulError."""
-    return _runner(options).run(module, phases(options.recipe), options.until)
+    return pass_runner(options).run(module, phases(options.recipe), options.until)
 
 
 def build(module: Module, options: Options) -> Path:
@@ -64,17 +65,31 @@ def lower_to_plan(module: Module, options: Options) -> Compiled:
     """All phases, kernel selection, arena and kernels' code. Raises NomulError.
 
     A module at level "exec", as a dump holds it, has its phases behind it; kernels and slots are chosen anew."""
-    runner = _runner(options, share=0.4)
-    levels = find_targets(options.targets)
+    _refuse_portable(options)
+    runner = pass_runner(options, share=0.4)
+    module, selection = schedule(module, options, find_targets(options.targets), runner)
+    plan = build_plan(module, selection, options.name)
+    if runner.dump:
+        dump_kernels(selection, plan, runner.dump.write)
+    return Compiled(module, selection, plan)
+
+
+def _refuse_portable(options: Options) -> None:
+    for name in options.targets:
+        if name in C_TARGETS:
+            raise NomulError("NM402", f"'{name}' is a target of portable C, not of a library", help="add --emit c")
+
+
+def schedule(
+    module: Module, options: Options, levels: tuple[Target, ...], runner: PassRunner
+) -> tuple[Module, Selection]:
+    """The module at level "exec" with its slots, and its kernels. Raises NomulError."""
     module = to_calls(module) if module.level == "exec" else runner.run(module, phases(options.recipe))
     options.progress("select", 0.4)
     module, selection = choose_kernels(module, levels, options)
     module = runner.apply(module, PlanMemory(), "memory")
     options.progress("kernels", 0.5)
-    plan = build_plan(module, selection, options.name)
-    if runner.dump:
-        dump_kernels(selection, plan, runner.dump.write)
-    return Compiled(module, selection, plan)
+    return module, selection
 
 
 def choose_kernels(module: Module, levels: tuple[Target, ...], options: Options) -> tuple[Module, Selection]:
@@ -101,8 +116,8 @@ def _refuse_generic(module: Module, selection: Selection) -> None:
         raise NomulError.many(problems)
 
 
-def _runner(options: Options, share: float = 1.0) -> PassRunner:
-    """share: of the whole work that the passes are, for the progress report."""
+def pass_runner(options: Options, share: float = 1.0) -> PassRunner:
+    """Runs passes as the options ask for. share: of the whole work that the passes are, for the progress report."""
 
     def progress(phase: str, fraction: float) -> None:
         options.progress(phase, share * fraction)

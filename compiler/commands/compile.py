@@ -1,11 +1,14 @@
 """Compiles a model: `nomul compile model.onnx -o model.so --dim batch=1:8 --dim sequence=1:512`.
 
+With --emit c the result is a folder of portable C sources (`docs/embedded.md`).
+
 With --until the IR after that phase is written instead (text to -o FILE.nir with its weights beside it, or printed).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from math import inf
@@ -15,16 +18,22 @@ from typing import Any
 from nomul.arguments import add_dim_ranges
 from nomul.console import progress_bar, say, size_text, table
 from nomul.ir.errors import NomulError
+from nomul.options import ARRAY_LIMIT
+from nomul.runtime.trailer import read_facts
 
-HELP = "compile an ONNX or PyTorch model to a shared library"
+HELP = "compile an ONNX or PyTorch model to a shared library, or to portable C"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a .onnx, .pt2 or .nir file")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="model.so, or a folder for the bundle")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="model.so, or a folder for bundle or sources")
     parser.add_argument("--target", action="append", default=[], metavar="T", help="default host; nomul list targets")
     parser.add_argument("--recipe", metavar="R", help="an encoding for all weights (f16, bf16), or a .toml recipe")
     parser.add_argument("--weights", choices=("auto", "embedded", "external"), default="auto", help="where weights go")
+    parser.add_argument("--emit", choices=("library", "c"), default="library", help="a library, or portable C sources")
+    parser.add_argument(
+        "--array-limit", type=int, default=ARRAY_LIMIT, metavar="BYTES", help="--emit c: larger weights are no C array"
+    )
     parser.add_argument("--name", help="of the model in the artifact (default: the file's name)")
     parser.add_argument("--dump", type=Path, metavar="DIR", help="write the IR between passes, kernels and C there")
     parser.add_argument("--until", metavar="PHASE", help="stop after this phase and write the IR")
@@ -44,7 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _compile(arguments: argparse.Namespace) -> int:
     from nomul.api import build
-    from nomul.runtime.trailer import read_facts
 
     start = time.perf_counter()
     with progress_bar(arguments.quiet) as progress:
@@ -54,11 +62,18 @@ def _compile(arguments: argparse.Namespace) -> int:
             target=tuple(arguments.target) or "host",
             weights=arguments.weights,
             strict=arguments.strict,
+            emit=arguments.emit,
+            array_limit=arguments.array_limit,
             name=arguments.name,
             **_common(arguments, progress),
         )
-    if not arguments.quiet:
-        _summarise(path, read_facts(path, verify=False), time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    if arguments.quiet:
+        return 0
+    if arguments.emit == "c":
+        _summarise_sources(path, json.loads((path / "model.json").read_text()), seconds)
+    else:
+        _summarise(path, read_facts(path, verify=False), seconds)
     return 0
 
 
@@ -84,6 +99,14 @@ def _write_ir(arguments: argparse.Namespace) -> int:
     else:
         write_nir(module, arguments.output)
     return 0
+
+
+def _summarise_sources(path: Path, facts: dict[str, Any], seconds: float) -> None:
+    weights = f"{size_text(facts['weights_bytes'])} weights in {facts['weights_file']}"
+    kernels = size_text((path / "kernels.c").stat().st_size)
+    say(f"wrote {path}: {kernels} source of kernels, {weights}, {seconds:.1f} s")
+    scratch = facts["scratch_bytes"]
+    say(f"target {facts['target']}, scratch {'without bound' if scratch is None else f'{scratch} bytes'} on one thread")
 
 
 def _summarise(path: Path, facts: dict[str, Any], seconds: float) -> None:

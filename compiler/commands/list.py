@@ -60,9 +60,11 @@ def _kernels() -> Rows:
 
 
 def _targets() -> Rows:
+    from nomul.backends.portable_c.targets import C_TARGETS
     from nomul.backends.target import target_names
 
-    return ("target", "description"), list(target_names().items())
+    portable = {target.name: target.description for target in C_TARGETS.values()}
+    return ("target", "description"), list((target_names() | portable).items())
 
 
 def _encodings() -> Rows:
