@@ -25,7 +25,7 @@ from nomul.backends.tir.gemm import InnerKernel, Panel, Product, Reduction, Rows
 from nomul.backends.tir.register_tile import PANEL, RegisterTile
 from nomul.backends.tir.vectors import lanes_at, load, spread, store_vector
 from nomul.ir.dim import Dim, ceil_div
-from nomul.ir.graph import Node, Value
+from nomul.ir.graph import Node
 from nomul.ir.op import Kind
 from nomul.ir.types import DType
 from nomul.ir.views import View, resolve
@@ -55,6 +55,12 @@ def refusal(group: Group) -> str | None:
     if any(user not in inside and user is not anchor for node in inside for user, _ in node.result.users):
         return "the element-wise nodes read a view"
     return None
+
+
+def operand_views(anchor: Node) -> list[View]:
+    """How queries, keys and values are seen; of a group that is not refused."""
+    views = [resolve(value) for value in anchor.args[:3] if value is not None]
+    return [view for view in views if view is not None]
 
 
 @kernel("nn.attention", accepts=refusal, rank=20)
@@ -87,8 +93,8 @@ class _Attention:
     """Emits the body of one kernel."""
 
     def __init__(self, frame: KernelFrame, anchor: Node) -> None:
-        q, k, v = (_view(value) for value in anchor.args[:3])
-        self.frame, self.anchor, self.q, self.k, self.v = frame, anchor, q, k, v
+        self.frame, self.anchor = frame, anchor
+        self.q, self.k, self.v = operand_views(anchor)
         shapes = [value.shape for value in anchor.args[:3] if value is not None]
         self.queries, self.keys, self.heads = shapes[0][1], shapes[1][1], int(shapes[0][2])
         self.depth, self.width = int(shapes[0][3]), int(shapes[2][3])
@@ -237,9 +243,3 @@ class _Attention:
     def _base(self, view: View, batch: Expr, head: Expr) -> Expr:
         size = self.frame.size
         return size(view.offset) + batch * size(view.strides[0]) + head * size(view.strides[2])
-
-
-def _view(value: Value | None) -> View:
-    view = resolve(value) if value is not None else None
-    assert view is not None, "refused before"
-    return view

@@ -27,7 +27,7 @@ from nomul.backends.tir.body import buffer_at, index, let, local, loop, store
 from nomul.backends.tir.vectors import lanes_at, load, spread, store_vector
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node
-from nomul.ir.views import View, resolve
+from nomul.ir.views import View
 
 KEYS = 64  # of a block
 _QUERIES = 8  # more of them fill the lanes of the other kernel
@@ -40,15 +40,14 @@ Expr = Any
 def refusal(group: Group) -> str | None:
     """Why this group is not served, or None."""
     anchor = group.anchor
-    assert anchor is not None and anchor.args[0] is not None and anchor.args[2] is not None
+    assert anchor is not None and anchor.args[0] is not None
     queries = anchor.args[0].shape[1].value
     if queries is None or queries > _QUERIES:
         return f"not for at most {_QUERIES} queries"
     refused = attention.refusal(group)
     if refused is not None:
         return refused
-    values = resolve(anchor.args[2])
-    if values is None or values.strides[3] != Dim.of(1):
+    if attention.operand_views(anchor)[2].strides[3] != Dim.of(1):
         return "the elements of a value are not neighbours"
     return None if _rows(anchor) <= _ROWS else f"more than {_ROWS} query rows share a key head"
 
@@ -76,9 +75,8 @@ class _Few:
 
     def __init__(self, frame: KernelFrame, anchor: Node) -> None:
         q, k, v = (arg for arg in anchor.args[:3] if arg is not None)
-        views = [resolve(value) for value in (q, k, v)]
         self.frame, self.anchor = frame, anchor
-        self.q, self.k, self.v = (view for view in views if view is not None)
+        self.q, self.k, self.v = attention.operand_views(anchor)
         self.keys, self.key_heads = k.shape[1], int(k.shape[2])
         self.depth, self.width = int(q.shape[3]), int(v.shape[3])
         self.shared, self.rows = int(q.shape[2]) // self.key_heads, _rows(anchor)

@@ -4,7 +4,7 @@ Every function takes operands that are all known and gives object arrays of Dim,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from nomul.frontend.onnx.entry import MAX_SIZES, Entry, dim_array
 from nomul.frontend.onnx.node import SourceNode
 from nomul.frontend.onnx.registry import onnx_op, size_op
 from nomul.frontend.onnx.tensors import ir_dtype
-from nomul.ir.dim import Dim, product
+from nomul.ir.dim import Dim, Range, product
 from nomul.ir.types import DType
 
 Rule = Callable[[SourceNode, Dim, Dim], "Dim | bool | None"]
@@ -117,7 +117,10 @@ def neg(n: SourceNode) -> np.ndarray | None:
     return dim_array([-size for size in sizes.flat], sizes.shape)
 
 
-def _extreme(n: SourceNode, smaller: bool) -> np.ndarray | None:
+@size_op("Min", "Max")
+def extreme(n: SourceNode) -> np.ndarray | None:
+    smaller = n.op_type == "Min"
+
     def rule(n: SourceNode, a: Dim, b: Dim) -> Dim | None:
         decided = at_most(a, b, n.importer.ranges)
         if decided is None:
@@ -127,39 +130,19 @@ def _extreme(n: SourceNode, smaller: bool) -> np.ndarray | None:
     return _pairwise(n, rule) if len(n.operands) == 2 else None
 
 
-@size_op("Min")
-def minimum(n: SourceNode) -> np.ndarray | None:
-    return _extreme(n, True)
+_RELATIONS: dict[str, Callable[[Dim, Dim, Mapping[str, Range]], bool | None]] = {
+    "Equal": equal,
+    "LessOrEqual": at_most,
+    "Less": lambda a, b, ranges: at_most(a + 1, b, ranges),
+    "GreaterOrEqual": lambda a, b, ranges: at_most(b, a, ranges),
+    "Greater": lambda a, b, ranges: at_most(b + 1, a, ranges),
+}
 
 
-@size_op("Max")
-def maximum(n: SourceNode) -> np.ndarray | None:
-    return _extreme(n, False)
-
-
-@size_op("Equal")
-def equal_sizes(n: SourceNode) -> np.ndarray | None:
-    return _pairwise(n, lambda n, a, b: equal(a, b, n.importer.ranges))
-
-
-@size_op("LessOrEqual")
-def less_or_equal(n: SourceNode) -> np.ndarray | None:
-    return _pairwise(n, lambda n, a, b: at_most(a, b, n.importer.ranges))
-
-
-@size_op("Less")
-def less(n: SourceNode) -> np.ndarray | None:
-    return _pairwise(n, lambda n, a, b: at_most(a + 1, b, n.importer.ranges))
-
-
-@size_op("GreaterOrEqual")
-def greater_or_equal(n: SourceNode) -> np.ndarray | None:
-    return _pairwise(n, lambda n, a, b: at_most(b, a, n.importer.ranges))
-
-
-@size_op("Greater")
-def greater(n: SourceNode) -> np.ndarray | None:
-    return _pairwise(n, lambda n, a, b: at_most(b + 1, a, n.importer.ranges))
+@size_op(*_RELATIONS)
+def compare(n: SourceNode) -> np.ndarray | None:
+    relation = _RELATIONS[n.op_type]
+    return _pairwise(n, lambda n, a, b: relation(a, b, n.importer.ranges))
 
 
 @size_op("Where")
