@@ -63,8 +63,10 @@ class Encoding:
         return f"{self.name}<{shown}>" if shown else self.name
 
 
-def _parameter(kind: Any, text: str | Encoding) -> int | float | bool | str | Encoding:
+def _parameter(kind: Any, text: str | Encoding) -> int | float | bool | str | Encoding | None:
     nested = Encoding in (kind, *get_args(kind))
+    if text == "f32" and nested and type(None) in get_args(kind):
+        return None
     if nested or isinstance(text, Encoding):
         return _nested(text) if nested else _refuse(text)
     if kind is bool:

@@ -9,11 +9,13 @@ from typing import ClassVar
 import ml_dtypes
 import numpy as np
 
-from nomul.ir.encodings.base import Encoding
+from nomul.ir.encodings.base import Encoding, FieldTypes
 
 
 @dataclass(frozen=True)
-class _SixteenBit(Encoding):
+class SixteenBit(Encoding):
+    """Weights rounded to a float format of two bytes."""
+
     dtype: ClassVar[np.dtype]
 
     def pack(self, array: np.ndarray) -> dict[str, np.ndarray]:
@@ -27,12 +29,12 @@ class _SixteenBit(Encoding):
     def unpack(self, packed: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
         return packed["data"].astype(np.float32).reshape(shape)
 
-    def field_types(self, shape: tuple[int, ...]) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    def field_types(self, shape: tuple[int, ...]) -> FieldTypes:
         return {"data": (self.dtype, shape)}
 
 
 @dataclass(frozen=True)
-class F16(_SixteenBit):
+class F16(SixteenBit):
     """IEEE 754 binary16."""
 
     name = "f16"
@@ -40,7 +42,7 @@ class F16(_SixteenBit):
 
 
 @dataclass(frozen=True)
-class BF16(_SixteenBit):
+class BF16(SixteenBit):
     """The upper sixteen bits of f32, rounded to nearest even."""
 
     name = "bf16"

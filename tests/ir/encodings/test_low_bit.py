@@ -48,6 +48,17 @@ EXAMPLES = [
     "shift<pack=5bit>",
     "shift<terms=2, group=32, pack=5bit>",
     "shift<terms=2, group=16, pack=sp2>",
+    "nm",
+    "nm<n=1, value=f16>",
+    "nm<n=4, m=8, value=int8>",
+    "nm<value=int4<zero=1, group=16>>",
+    "nm<n=1, value=ternary<planes=2>>",
+    "nm<n=8, m=16, value=bitplane>",
+    "nm<n=3, value=codebook<entries=32, group=24>>",
+    "split",
+    "split<salient=0.25, value=int8<group=8>, rest=ternary<group=8>>",
+    "split<value=shift, columns=1>",
+    "split<salient=0.5, value=codebook, rest=bitplane<bits=1, scales=f32>, columns=1>",
 ]
 
 
