@@ -1,4 +1,4 @@
-# make demo | test | lint | setup | clean.  Needs Python 3.11 or newer and a network for pip; C is compiled by pip's ziglang.
+# make demo | demo-arm | test | lint | setup | clean.  Needs Python 3.11 or newer and a network for pip; C is compiled by pip's ziglang.
 # PYTHON=python3.12 picks an interpreter. TORCH_INDEX=URL picks where pip looks for a CPU build of torch (make test only).
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 PROJECT := pyproject.toml setup.py
 
-.PHONY: help demo test lint setup clean
+.PHONY: help demo demo-arm test lint setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -39,6 +39,10 @@ setup: $(VENV)/dev.stamp
 # ---- the main job
 demo: $(VENV)/examples.stamp
 	@$(BIN)/python examples/sentence_encoder.py
+
+# For a Raspberry Pi 5, run under qemu-aarch64 where that is installed, and for an Apple M1.
+demo-arm: $(VENV)/examples.stamp
+	@$(BIN)/python examples/arm_and_apple.py
 
 # ---- checks
 test: lint

@@ -11,12 +11,15 @@ from tempfile import TemporaryDirectory
 
 from nomul.backends.driver_sizes import closed_ranges
 from nomul.backends.link import Build
+from nomul.backends.macho import finish
 from nomul.backends.recording import DATA_FILE, Recording, emit_recording
+from nomul.backends.shared_library import is_macho
 from nomul.backends.zig import C_FLAGS, compile_source, runtime_objects, zig
 
 FLAGS = ("-Os", "-fvisibility=default")  # a Mach-O linker makes hidden names local when it joins objects
 _HEADERS = ("nomul.h", "runner/runner.h")
 _LINKED, _OPENED = "model_linked.c", "model_opened.c"  # where the model is: one of the two
+_HEADER_SYMBOL = "__mh_execute_header"  # the one symbol that programs for macOS export
 DATA_ASSEMBLY = f"""\
 #if defined(__APPLE__)
 .section __TEXT,__const
@@ -60,7 +63,10 @@ def build_runner(build: Build, recording: Recording, weights_file: str) -> Path:
     model = [f"../{name}" for name in build.objects if name not in runtime]
     objects = [*model, *runtime, "runner.o", *recorded]
     zig(["cc", "-target", triple, *_link_flags(triple), *objects, "-o", "nomul-run"], folder)
-    return folder / "nomul-run"
+    program = folder / "nomul-run"
+    if is_macho(triple):
+        program.write_bytes(finish(program.read_bytes(), _HEADER_SYMBOL))
+    return program
 
 
 def build_opening_runner(triple: str, folder: Path) -> Path:
@@ -69,7 +75,7 @@ def build_opening_runner(triple: str, folder: Path) -> Path:
     (folder / "recorded.c").write_text(emit_recording(Recording(), [], "")[0])
     _write_headers(folder)
     objects = ["runner.o", compile_source("recorded.c", triple, FLAGS, folder)]
-    zig(["cc", "-target", triple, *objects, *([] if "macos" in triple else ["-s", "-ldl"]), "-o", "nomul-run"], folder)
+    zig(["cc", "-target", triple, *objects, *([] if is_macho(triple) else ["-s", "-ldl"]), "-o", "nomul-run"], folder)
     return folder / "nomul-run"
 
 
@@ -105,6 +111,6 @@ def _write_headers(folder: Path) -> None:
 
 
 def _link_flags(triple: str) -> list[str]:
-    if "macos" in triple:
+    if is_macho(triple):
         return ["-Wl,-dead_strip"]
     return ["-static", "-s", "-Wl,--gc-sections", "-Wl,--build-id=none"]
