@@ -23,6 +23,7 @@ from nomul.backends.expressions import bind
 from nomul.backends.group import Group
 from nomul.backends.storage import from_storage, storage_type, to_storage
 from nomul.backends.target import Target
+from nomul.backends.tir.body import UNBOUNDED
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Value
 from nomul.ir.shapes import row_major
@@ -84,7 +85,7 @@ class KernelFrame:
             self.function = self._builder.get()
 
     def _flat(self, value: Value, pointer: Expr) -> Any:
-        buffer = T.decl_buffer((self.size(value.type.numel),), _plain_type(value), data=pointer)
+        buffer = T.decl_buffer((UNBOUNDED,), _plain_type(value), data=pointer)
         IRBuilder.name(value.name.replace(".", "_") + "_data", buffer)
         self._types[value] = _stored_dtype(value)
         return buffer

@@ -18,6 +18,7 @@ from nomul.backends import tvm_alone  # noqa: F401  (before tvm)
 import tvm
 from tvm import tirx
 
+from nomul.backends.share import share
 from nomul.backends.target import Target
 
 
@@ -57,7 +58,7 @@ def _generate(lowered: Any, target: Target) -> Any:
 def _lowered(functions: Mapping[str, Any], target: Target) -> Any:
     named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
     with tvm.transform.PassContext(opt_level=3), llvm_target(target):
-        module = tirx.transform.BindTarget(llvm_target(target))(tvm.IRModule(named))
+        module = tirx.transform.BindTarget(llvm_target(target))(tvm.IRModule(share(named)))
         return tvm.ir.transform.Sequential(_passes())(module)
 
 
