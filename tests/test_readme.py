@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", *(f"docs/{name}.md" for name in ("architecture", "benchmarks", "deploy", "how-to-add"))]
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def blocks(language: str) -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
     return [body for kind, body in BLOCK.findall(text) if kind == language]
 
 
@@ -32,7 +33,7 @@ def test_make_targets_exist() -> None:
     assert named and all(f"\n{target}:" in makefile for target in named)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/how-to-add.md", "docs/benchmarks.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_files_that_a_page_names_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:[a-z_]+/)+[A-Za-z0-9_]+\.(?:py|c|h|md))`", text))
@@ -53,6 +54,21 @@ def test_commands(tmp_path: Path) -> None:
     out = run(["bash", "-ec", "\n".join(lines)], tmp_path)
     assert "agrees" in out and "p50" in out
     assert (tmp_path / "out.npz").exists() and (tmp_path / "bundle" / "model.c").exists()
+
+
+@pytest.mark.slow
+def test_commands_of_the_deployment_page(tmp_path: Path) -> None:
+    """Those that run on the laptop: compiling for every machine, and the program of a bundle for this one."""
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "main.c").symlink_to(ROOT / "runtime" / "bundle_main.c")
+    lines = [line for body in blocks("bash", "docs/deploy.md") for line in body.splitlines()]
+    here = [line for line in lines if line.startswith(("nomul list", "nomul compile", "MODEL=", "python -m ziglang"))]
+    programs = [line for line in lines if line.startswith("./nomul-run --")]
+    assert len(here) >= 7 and len(programs) == 3
+    own = "nomul compile $MODEL -o here --dim batch_size=1:8 --dim sequence_length=1:512"
+    run(["bash", "-ec", "\n".join([*here, own, "cd here", *programs])], tmp_path)
+    assert (tmp_path / "mac" / "model.dylib").exists() and (tmp_path / "phone" / "model.so").exists()
 
 
 @pytest.mark.slow
