@@ -13,7 +13,6 @@ from typing import Any
 
 from nomul.backends.bundle import text_files
 from nomul.backends.link import (
-    HOST_TRIPLE,
     Build,
     Linked,
     WeightsPlace,
@@ -42,7 +41,7 @@ def write_artifact(
     plan: Plan,
     output: Path,
     *,
-    triple: str = HOST_TRIPLE,
+    triple: str | None = None,
     weights: WeightsPlace = "auto",
     facts: Mapping[str, Any] | None = None,
     model_json: Mapping[str, Any] | None = None,

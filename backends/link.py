@@ -18,13 +18,13 @@ from nomul.backends.driver import emit_driver
 from nomul.backends.macho import hide_symbols
 from nomul.backends.plan import Plan
 from nomul.backends.shared_library import is_macho, link_objects
+from nomul.backends.target import find_target
 from nomul.backends.weights_image import WeightsImage
 from nomul.backends.zig import RUNTIME_HEADERS, compile_source, runtime_objects, write_runtime, zig
 from nomul.ir.errors import NomulError
 
-HOST_TRIPLE = "x86_64-linux-gnu.2.17"
 LARGEST_EMBEDDED = 2**30  # bytes of weights; larger ones go into a file of their own, unless asked otherwise
-LARGEST_REACHABLE = 2**31 - 2**24  # x86-64 code reaches its data within 2 GiB
+LARGEST_REACHABLE = 2**31 - 2**24  # code reaches its data within 2 GiB, on x86-64 and RISC-V
 WeightsPlace = Literal["auto", "embedded", "external"]
 
 # The section is aligned for the kernels' vector loads; `.incbin` is not slowed down by size as C initialisers are.
@@ -75,9 +75,10 @@ class Build:
 
 @contextmanager
 def build_objects(
-    plan: Plan, *, triple: str = HOST_TRIPLE, weights: WeightsPlace = "auto", flags: Sequence[str] = ("-O2",)
+    plan: Plan, *, triple: str | None = None, weights: WeightsPlace = "auto", flags: Sequence[str] = ("-O2",)
 ) -> Iterator[Build]:
-    """Compiles the driver, the runtime and the weights. Raises NomulError."""
+    """Compiles the driver, the runtime and the weights. triple: zig's; None: this machine's. Raises NomulError."""
+    triple = triple or find_target("host")[0].zig
     image = WeightsImage(plan.weights)
     external = weights == "external" or (weights == "auto" and image.size > LARGEST_EMBEDDED)
     if not external and image.size > LARGEST_REACHABLE:
@@ -113,13 +114,14 @@ def link_library(
     plan: Plan,
     output: Path,
     *,
-    triple: str = HOST_TRIPLE,
+    triple: str | None = None,
     weights: WeightsPlace = "auto",
     flags: Sequence[str] = ("-O2",),
     facts: Mapping[str, Any] | None = None,
 ) -> Linked:
     """Writes the shared library `output`, `nomul.h` beside it and, with external weights, `<output>.weights`.
 
+    triple: zig's name of the machine; None: this one.
     facts: JSON for the library, beside what the plan says.  Each file appears whole or not at all.
     Raises NomulError NM510 (toolchain), NM511 (cannot write), NM512 (too large to embed), or as `emit_driver`."""
     with build_objects(plan, triple=triple, weights=weights, flags=flags) as build:

@@ -15,7 +15,7 @@ from nomul.runtime import abi
 from nomul.runtime.errors import RuntimeFault
 from nomul.runtime.trailer import read_facts
 
-_ELF_MACHINES = {62: ("x86_64", "amd64"), 183: ("aarch64", "arm64"), 40: ("armv7l", "armv6l"), 243: ("riscv64",)}
+_ELF_MACHINES = {62: ("x86_64", "amd64"), 183: ("aarch64", "arm64"), 40: ("armv7l", "armv8l"), 243: ("riscv64",)}
 _MACHO_MACHINES = {0x01000007: ("x86_64",), 0x0100000C: ("arm64", "aarch64")}
 
 
@@ -75,13 +75,19 @@ def _query(handle: ctypes.CDLL, path: Path) -> Any:
 def _check_machine(path: Path, facts: dict[str, Any]) -> None:
     with path.open("rb") as file:
         head = file.read(20)
-    is_elf = head[:4] == b"\x7fELF" and head[4:6] == b"\x02\x01"
+    is_elf = head[:4] == b"\x7fELF" and head[4:6] in (b"\x01\x01", b"\x02\x01")
     is_macho = head[:4] == b"\xcf\xfa\xed\xfe"
     machines = _ELF_MACHINES.get(int.from_bytes(head[18:20], "little"), ()) if is_elf else ()
     if is_macho:
         machines = _MACHO_MACHINES.get(int.from_bytes(head[4:8], "little"), ())
     right_system = is_macho if sys.platform == "darwin" else is_elf
-    if not right_system or platform.machine().lower() not in machines:
+    if not right_system or _machine() not in machines:
         made_for = facts.get("target", "another machine")
-        here = f"{platform.machine()} {platform.system()}"
+        here = f"{_machine()} {platform.system()}"
         raise RuntimeFault("NM604", f"{path} is for {made_for}; this is {here}", "compile with another --target")
+
+
+def _machine() -> str:
+    """The processor as this process sees it: a 32-bit Python on a 64-bit ARM system runs 32-bit code."""
+    machine = platform.machine().lower()
+    return "armv8l" if sys.maxsize < 2**32 and machine in ("aarch64", "arm64") else machine

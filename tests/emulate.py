@@ -10,7 +10,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,7 @@ from nomul.runtime import abi
 from nomul.runtime.tensors import numpy_dtype
 
 MAIN = Path(__file__).with_name("emulate_main.c")
+MACHO_LOADER = Path(__file__).with_name("macho_load.c")
 RUNTIME = Path(abi.__file__).parent
 SYSROOTS = {
     "aarch64": Path("/usr/aarch64-linux-gnu"),
@@ -63,12 +64,17 @@ def sysroot(arch: str) -> Path:
 
 @dataclass(frozen=True)
 class Program:
-    """A model that can be run in an emulator. levels: names, best first."""
+    """A model that can be run in an emulator. levels: names, best first.
 
-    command: tuple[str, ...]
+    path: of the program.  library: what it opens.  root: where it finds the board's libc, if it is not static.
+    libraries: a folder with more shared libraries."""
+
+    path: Path
     arch: str
     levels: tuple[str, ...]
     dtypes: tuple[np.dtype, ...]
+    library: Path | None = None
+    root: Path | None = None
     libraries: Path | None = None
 
     def __call__(
@@ -87,13 +93,10 @@ class Program:
         with TemporaryDirectory(prefix="nomul-") as name:
             request, answer = Path(name, "request"), Path(name, "answer")
             request.write_bytes(struct.pack("<II", number, threads) + b"".join(map(_encode, inputs)))
-            program, *libraries = self.command
             emulator = [qemu(self.arch), *(["-cpu", cpu] if cpu else [])]
-            if libraries:
-                emulator += ["-L", str(sysroot(self.arch))]
-            if self.libraries:
-                emulator += ["-E", f"LD_LIBRARY_PATH={self.libraries}"]
-            command = [*emulator, program, str(request), str(answer), *(libraries or ["-"])]
+            emulator += ["-L", str(self.root)] if self.root else []
+            emulator += ["-E", f"LD_LIBRARY_PATH={self.libraries}"] if self.libraries else []
+            command = [*emulator, str(self.path), str(request), str(answer), str(self.library or "-")]
             done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
             assert done.returncode == 0, f"{' '.join(command)}: status {done.returncode} {done.stderr}"
             return answer.read_bytes()
@@ -120,11 +123,11 @@ def emulated(model: Module | Plan, target: str | Sequence[str], folder: Path) ->
     plan = model if isinstance(model, Plan) else lower_to_plan(model, Options(targets=targets)).plan
     triple = found.musl or found.zig
     with build_objects(plan, triple=triple, weights="embedded") as build:
-        (build.folder / "main.o").write_bytes(_main_object(triple, shared=False))
+        (build.folder / "main.o").write_bytes(_main_object(triple))
         flags = ["-static", "-s", "-Wl,--gc-sections"]
         zig(["cc", *zig_target(triple), *flags, "main.o", *build.objects, "-o", "program"], build.folder)
         shutil.move(build.folder / "program", folder / "program")
-    return _program((str(folder / "program"),), found.arch, plan)
+    return _program(folder / "program", found.arch, plan)
 
 
 def opened(library: Path, plan: Plan, arch: str, folder: Path, libraries: Path | None = None) -> Program:
@@ -132,26 +135,43 @@ def opened(library: Path, plan: Plan, arch: str, folder: Path, libraries: Path |
 
     libraries: a folder with more of the board's libraries."""
     qemu(arch)
-    sysroot(arch)
+    root = sysroot(arch)
     triple = find_targets([f"{arch}-linux"])[0].zig
-    (folder / "main.o").write_bytes(_main_object(triple, shared=True))
+    (folder / "main.o").write_bytes(_main_object(triple, "-DSHARED"))
     zig(["cc", "-target", triple, "main.o", "-ldl", "-o", "program"], folder)
-    return _program((str(folder / "program"), str(library)), arch, plan, libraries)
+    program = _program(folder / "program", arch, plan)
+    return replace(program, library=library, root=root, libraries=libraries)
 
 
-def _program(command: tuple[str, ...], arch: str, plan: Plan, libraries: Path | None = None) -> Program:
+def _program(path: Path, arch: str, plan: Plan) -> Program:
     dtypes = tuple(np.dtype(numpy_dtype(port.dtype.value)) for port in plan.outputs)
-    return Program(command, arch, tuple(level.name for level in plan.levels), dtypes, libraries)
+    return Program(path, arch, tuple(level.name for level in plan.levels), dtypes)
+
+
+def opened_for_macos(library: Path, plan: Plan, folder: Path) -> Program:
+    """A Linux program in `folder` that loads a library for macOS by itself (macho_load.c). Skips without qemu.
+
+    The CPU that such a library sees is an M1, or an M2 with NM_APPLE=2 in the environment."""
+    qemu("aarch64")
+    triple = "aarch64-linux-musl"
+    (folder / "main.o").write_bytes(_main_object(triple, "-DMACHO"))
+    (folder / "load.o").write_bytes(_object(MACHO_LOADER, triple))
+    zig(["cc", "-target", triple, "-static", "main.o", "load.o", "-o", "program"], folder)
+    return replace(_program(folder / "program", "aarch64", plan), library=library)
+
+
+def _main_object(triple: str, *flags: str) -> bytes:
+    return _object(MAIN, triple, *flags)
 
 
 @cache
-def _main_object(triple: str, shared: bool) -> bytes:
+def _object(source: Path, triple: str, *flags: str) -> bytes:
     with TemporaryDirectory(prefix="nomul-") as name:
         folder = Path(name)
-        (folder / "main.c").write_bytes(MAIN.read_bytes())
+        (folder / source.name).write_bytes(source.read_bytes())
         (folder / "nomul.h").write_bytes((RUNTIME / "nomul.h").read_bytes())
-        flags = ["-O1", "-D_POSIX_C_SOURCE=200809L", *(["-DSHARED"] if shared else [])]
-        return (folder / compile_source("main.c", triple, flags, folder, keep=True)).read_bytes()
+        every = ["-O1", "-D_POSIX_C_SOURCE=200809L", *flags]
+        return (folder / compile_source(source.name, triple, every, folder, keep=True)).read_bytes()
 
 
 def _encode(array: np.ndarray) -> bytes:

@@ -11,6 +11,8 @@
 
 #if defined(SHARED)
 #include <dlfcn.h>
+#elif defined(MACHO)
+nm_query_function macho_load(const char *path);
 #endif
 
 static const size_t element_sizes[] = {0, 8, 4, 2, 2, 8, 4, 2, 1, 1, 1}; /* by dtype */
@@ -48,6 +50,8 @@ static const nm_model *find_model(const char *path) {
   const nm_query_function query = (nm_query_function)(uintptr_t)dlsym(library, "nm_query");
   if (!query) die(dlerror());
   return query(NM_ABI);
+#elif defined(MACHO)
+  return macho_load(path)(NM_ABI);
 #else
   (void)path;
   return nm_query(NM_ABI);

@@ -11,12 +11,13 @@ import numpy as np
 
 from nomul.backends.driver import known_features
 from nomul.backends.plan import Level, Location, Plan, Port, Step
+from nomul.backends.target import find_target
 from nomul.backends.zig import compile_source
 from nomul.ir.dim import Dim
 from nomul.ir.types import DType
 from nomul.runtime import abi
 
-HOST = "x86_64-linux-gnu.2.17"
+HOST = find_target("host")[0].zig
 KERNELS = Path(__file__).with_name("toy_kernels.c")
 W_OFFSET = 64
 SHIFT, SCALE = np.arange(4, dtype=np.float32), np.float32(0.5)

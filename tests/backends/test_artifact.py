@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_artifact import toy_inputs, toy_plan, toy_reference
+from toy_artifact import HOST, toy_inputs, toy_plan, toy_reference
 
 from nomul.backends.artifact import write_artifact
 from nomul.ir.errors import NomulError
@@ -20,7 +20,7 @@ from nomul.runtime.loader import load
 
 def build_and_run(bundle: Path, target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`make TARGET` with pip's compiler, which also links against glibc 2.17 as the archive wants; then runs it."""
-    compiler = f"CC={sys.executable} -m ziglang cc -target x86_64-linux-gnu.2.17"
+    compiler = f"CC={sys.executable} -m ziglang cc -target {HOST}"
     subprocess.run(["make", "-s", target, compiler, "CFLAGS=-O2 -Wall -Wextra -Werror"], cwd=bundle, check=True)
     return subprocess.run([f"./{target}", *arguments], cwd=bundle, capture_output=True, text=True, check=False)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from elf import dynamic_symbols, sections
-from emulate import Fault, Program, emulated, opened, sysroot
+from emulate import Fault, Program, emulated, opened, opened_for_macos, sysroot
 from pass_graphs import Graph
 from toy_artifact import toy_inputs, toy_plan, toy_reference
 
@@ -149,3 +149,21 @@ def needed(library: Path) -> Sequence[str]:
     table = np.frombuffer(by_name[".dynamic"], "<i8").reshape(-1, 2)
     names = by_name[".dynstr"]
     return [names[int(at) : names.index(b"\0", int(at))].decode() for tag, at in table if tag == 1]
+
+
+@pytest.mark.parametrize(("target", "machine", "level"), [("apple-m1", "1", None), ("aarch64-macos", "2", "apple_m2")])
+def test_a_library_for_macos_runs_in_a_loader_of_our_own(
+    target: str, machine: str, level: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NM_APPLE", machine)
+    module, options = mixture(), Options(targets=(target,), output=tmp_path / "model.dylib")
+    program = opened_for_macos(build(module, options), lower_to_plan(module, options).plan, tmp_path)
+    check(program, "max", level)
+    np.testing.assert_array_equal(program(*arrays(3, 7), cpu="max")[0], program(*arrays(3, 7), cpu="max", threads=3)[0])
+
+
+def test_an_m1_refuses_what_the_m2_has(tmp_path: Path) -> None:
+    module, options = mixture(), Options(targets=("apple-m2",), output=tmp_path / "model.dylib")
+    program = opened_for_macos(build(module, options), lower_to_plan(module, options).plan, tmp_path)
+    with pytest.raises(Fault, match=r"^i8mm$"):
+        program(*arrays(1, 2), cpu="max")

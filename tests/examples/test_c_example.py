@@ -10,13 +10,14 @@ import pytest
 
 from nomul.backends.link import link_library
 from nomul.backends.plan import Level, Location, Plan, Port, Step
+from nomul.backends.target import find_target
 from nomul.backends.zig import compile_source, zig
 from nomul.ir.dim import Dim
 from nomul.ir.types import DType
 from nomul.runtime import abi
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "c" / "sentence_similarity.c"
-TRIPLE = "x86_64-linux-gnu.2.17"
+TRIPLE = find_target("host")[0].zig
 
 ENCODER = """
 #include <stdint.h>

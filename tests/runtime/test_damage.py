@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from toy_artifact import HOST
 
 from nomul.runtime.errors import RuntimeFault
 from nomul.runtime.loader import load
@@ -96,7 +97,7 @@ def test_a_library_of_another_kind(tmp_path: Path) -> None:
     from nomul.backends.zig import zig
 
     (tmp_path / "other.c").write_text("int other(void) { return 1; }\n")
-    zig(["cc", "-target", "x86_64-linux-gnu.2.17", "-shared", "-O1", "other.c", "-o", "other.so"], tmp_path)
+    zig(["cc", "-target", HOST, "-shared", "-O1", "other.c", "-o", "other.so"], tmp_path)
     append_trailer(tmp_path / "other.so", {})
     with pytest.raises(RuntimeFault, match="has no nm_query"):
         load(tmp_path / "other.so")
@@ -106,7 +107,7 @@ def test_an_artifact_of_another_version(tmp_path: Path) -> None:
     from nomul.backends.zig import zig
 
     (tmp_path / "old.c").write_text("const void *nm_query(unsigned abi) { return abi == 0 ? &nm_query : 0; }\n")
-    zig(["cc", "-target", "x86_64-linux-gnu.2.17", "-shared", "-O1", "old.c", "-o", "old.so"], tmp_path)
+    zig(["cc", "-target", HOST, "-shared", "-O1", "old.c", "-o", "old.so"], tmp_path)
     append_trailer(tmp_path / "old.so", {})
     with pytest.raises(RuntimeFault, match="speaks another version of the C interface than 1"):
         load(tmp_path / "old.so")

@@ -12,7 +12,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from toy_artifact import missing_features, toy_inputs, toy_plan, toy_reference
+from toy_artifact import HOST, missing_features, toy_inputs, toy_plan, toy_reference
 
 from nomul.backends.link import link_library
 from nomul.backends.plan import Level, Location, Plan, Port, Step
@@ -255,7 +255,7 @@ int32_t copy__plain(void *from, void *to, int64_t N, int64_t begin, int64_t end,
 def copy_plan(dtype: DType, folder: Path) -> Plan:
     """x: dtype[N] -> y: dtype[N], and a scalar n: dtype[] that is given and ignored."""
     (folder / "copy.c").write_text(COPY)
-    code = folder / compile_source("copy.c", "x86_64-linux-gnu.2.17", ["-O2", f"-DSIZE={dtype.bytes}"], folder)
+    code = folder / compile_source("copy.c", HOST, ["-O2", f"-DSIZE={dtype.bytes}"], folder)
     size = Dim.of("N")
     step = Step("copy", (Location("input", 0), Location("output", 0)), ("N",), size, 64)
     levels = (Level("plain", (), code.read_bytes()),)
