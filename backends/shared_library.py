@@ -5,19 +5,18 @@ The facts stand behind an ELF file, as a trailer; a Mach-O file is signed up to 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nomul.backends.macho import finish
 from nomul.backends.zig import compile_source, is_android, zig, zig_target
-from nomul.runtime.trailer import FACTS_SECTION, append_trailer
+from nomul.runtime.trailer import FACTS_SECTION, append_trailer, pack_facts
 
 _EXPORTS = "{ global: nm_query; local: *; };\n"
 _FACTS_ASSEMBLY = f"""\
 .section {",".join(FACTS_SECTION)},regular,no_dead_strip
-.incbin "facts.json"
+.incbin "facts"
 """
 
 
@@ -59,7 +58,7 @@ def _bionic(folder: Path, triple: str) -> str:
 
 
 def _link_macho(folder: Path, objects: Sequence[str], triple: str, name: str, facts: Mapping[str, Any]) -> Path:
-    (folder / "facts.json").write_text(json.dumps(facts, sort_keys=True, separators=(",", ":")))
+    (folder / "facts").write_bytes(pack_facts(facts))
     (folder / "facts.S").write_text(_FACTS_ASSEMBLY)
     parts = [*objects, compile_source("facts.S", triple, (), folder)]
     names = ["-Xlinker", "-install_name", "-Xlinker", f"@rpath/{name}"]

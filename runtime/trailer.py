@@ -1,11 +1,11 @@
-"""What an artifact says of itself (JSON), and a checksum over the whole file, checked before loading.
+"""What an artifact says of itself (facts: JSON, compressed), and a checksum over the whole file, checked before loading.
 
 Both are the last bytes of an ELF library:
 
-    library | JSON | length of the JSON (8 bytes, little-endian) | magic (8) | SHA-256 of all that stands before (32)
+    library | facts | length of the facts (8 bytes, little-endian) | magic (8) | SHA-256 of all that stands before (32)
 
 System loaders look at the front of a file only, so the trailer disturbs nothing. Nothing may follow the signature of a
-Mach-O library: there the JSON is a section, and the hashes of the signature are the checksum.
+Mach-O library: there the facts are a section, and the hashes of the signature are the checksum.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import mmap
 import os
 import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,22 @@ from typing import Any
 from nomul.runtime import macho
 from nomul.runtime.errors import RuntimeFault
 
-MAGIC = b"nomul.1\n"
+MAGIC = b"nomul.2\n"
 FACTS_SECTION = ("__TEXT", "__nomul")  # of a Mach-O library
 _FOOTER = struct.Struct("<Q8s32s")
+_LARGEST_FACTS = 2**28  # bytes of JSON: a damaged file must not fill the memory
 _CHECKED = 16  # bytes of the footer that the checksum covers
+
+
+def pack_facts(facts: Mapping[str, Any]) -> bytes:
+    """The bytes that stand in an artifact; equal facts give equal bytes."""
+    return zlib.compress(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode(), 9)
 
 
 def append_trailer(library: Path, facts: Mapping[str, Any]) -> None:
     """Makes an artifact of a library. Equal inputs give equal bytes. Raises OSError."""
-    text = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
-    head = text + _FOOTER.pack(len(text), MAGIC, b"")[:_CHECKED]
+    packed = pack_facts(facts)
+    head = packed + _FOOTER.pack(len(packed), MAGIC, b"")[:_CHECKED]
     with library.open("rb+") as file:
         digest = hashlib.file_digest(file, "sha256")
         digest.update(head)
@@ -79,10 +86,11 @@ def _macho_facts(path: Path, data: mmap.mmap, verify: bool) -> dict[str, Any]:
     return _parse(path, data[places[0].offset : places[0].offset + places[0].size])
 
 
-def _parse(path: Path, text: bytes) -> dict[str, Any]:
+def _parse(path: Path, packed: bytes) -> dict[str, Any]:
+    unpack = zlib.decompressobj()
     try:
-        facts = json.loads(text)
-    except ValueError as error:
+        facts = json.loads(unpack.decompress(packed, _LARGEST_FACTS))
+    except (ValueError, zlib.error) as error:
         raise _not_an_artifact(path) from error
     if not isinstance(facts, dict):
         raise _not_an_artifact(path)
