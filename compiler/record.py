@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 
 import numpy as np
 
 from nomul.backends.recording import Recording, tolerance_of
 from nomul.ir import interpreter
 from nomul.ir.graph import Module
+from nomul.ir.interpreter import type_shape
 from nomul.sample import InputSpec, input_specs, module_fits, pick_dims, sample_inputs
 
 Arrays = Sequence[np.ndarray]
-SMALL = 8  # the size that a free dim should have: quick on the interpreter, small in the bundle
+SMALL = 8  # the largest size that a free dim should have: quick on the interpreter, small in the bundle
+MOST_ELEMENTS = 1 << 14  # of the inputs together, where the ranges allow so few
 
 
 def record(source: Module, definition: Module) -> Recording:
@@ -23,7 +26,7 @@ def record(source: Module, definition: Module) -> Recording:
     where it takes none, there is no recorded run."""
     specs = input_specs(source)
     facts = Recording(pick_dims(source.dims, {}, module_fits(source)), [(spec.low, spec.high) for spec in specs])
-    for dims in _sizes(source):
+    for dims in _sizes(source, specs):
         found = _run(definition, specs, dims)
         if found is not None:
             inputs, outputs = found
@@ -31,11 +34,14 @@ def record(source: Module, definition: Module) -> Recording:
     return facts
 
 
-def _sizes(source: Module) -> Iterator[dict[str, int]]:
-    usual = pick_dims(source.dims, {}, module_fits(source))
-    yield {name: int(max(low, min(high, SMALL, usual[name]))) for name, (low, high) in source.dims.items()}
+def _sizes(source: Module, specs: list[InputSpec]) -> Iterator[dict[str, int]]:
+    def is_small(dims: Mapping[str, int]) -> bool:
+        return sum(prod(type_shape(spec.type, dims)) for spec in specs) <= MOST_ELEMENTS
+
+    ranges = {name: (low, max(low, min(high, SMALL))) for name, (low, high) in source.dims.items()}
+    yield pick_dims(ranges, {}, is_small)
     if source.dims:
-        yield usual
+        yield pick_dims(source.dims, {}, module_fits(source))
 
 
 def _run(definition: Module, specs: list[InputSpec], dims: Mapping[str, int]) -> tuple[Arrays, Arrays] | None:

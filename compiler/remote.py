@@ -32,7 +32,7 @@ _OTHER_MACHINE, _NO_FOLDER, _NO_ROOM, _NO_RESULT = 81, 82, 83, 84  # exit status
 _SSH_FAILED = 255
 _SCRIPT = """\
 case "$(uname -s) $(uname -m)" in {machines}) ;; *) uname -sm >&2; exit 81;; esac
-folder=$(mktemp -d "${{TMPDIR:-/tmp}}/nomul.XXXXXX") || exit 82
+folder=$(mktemp -d) || exit 82
 trap "rm -rf \\"$folder\\"" EXIT
 trap "exit 85" HUP INT TERM
 cd "$folder" && mkdir out || exit 82
