@@ -1,4 +1,4 @@
-"""What an artifact says of itself (facts: JSON, compressed), and a checksum over the whole file, checked before loading.
+"""What an artifact says of itself (facts: compressed JSON), and a checksum over the whole file, checked before loading.
 
 Both are the last bytes of an ELF library:
 
