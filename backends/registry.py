@@ -41,7 +41,8 @@ Build = Callable[[Group, "Target"], Built]
 class Kernel:
     """op: the anchor op it serves ("*" = any group, "" = one without an anchor).
     encoding: of the anchor's weight operand (None: dense).  needs: target features, all required.
-    accepts: a reason why a group is refused, or None.  rank: higher wins."""
+    accepts: a reason why a group is refused, or None.  rank: higher wins.
+    acts: how the anchor may take its input (the attribute `act` of linear layers and convolutions)."""
 
     name: str
     op: str
@@ -50,6 +51,7 @@ class Kernel:
     accepts: Callable[[Group], str | None]
     rank: int
     build: Build
+    acts: tuple[str, ...] = ("f32",)
 
 
 _KERNELS: Registry[str, Kernel] = Registry("nomul.backends.kernels", "kernel {}")
@@ -63,12 +65,13 @@ def kernel(
     needs: tuple[str, ...] = (),
     accepts: Callable[[Group], str | None] = lambda group: None,
     rank: int = 0,
+    acts: tuple[str, ...] = ("f32",),
 ) -> Callable[[Build], Kernel]:
     """Declare a kernel. Its name is `op/encoding/function` (encoding "f32" for dense)."""
 
     def declare(build: Build) -> Kernel:
         name = f"{_LABELS.get(op, op)}/{encoding or 'f32'}/{build.__name__}"
-        return _KERNELS.add(name, Kernel(name, op, encoding, frozenset(needs), accepts, rank, build))
+        return _KERNELS.add(name, Kernel(name, op, encoding, frozenset(needs), accepts, rank, build, acts))
 
     return declare
 

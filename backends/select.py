@@ -128,6 +128,9 @@ def _refusal(kernel: Kernel, group: Group, target: Target) -> str | None:
     missing = kernel.needs - target.features
     if missing:
         return f"needs {', '.join(sorted(missing))}"
+    act = group.anchor.attrs.get("act", "f32") if group.anchor else "f32"
+    if act not in kernel.acts:
+        return f"activations are {act}"
     return kernel.accepts(group)
 
 

@@ -12,6 +12,7 @@ from nomul.ir.dim import Dim, Range
 from nomul.ir.types import DType, Tensor
 
 if TYPE_CHECKING:
+    from nomul.ir.encodings.terms import EncodedArray
     from nomul.ir.op import OpSpec
 
 AttrValue = Any  # int | float | bool | str | DType | Dim | tuple of these; each op's signature gives the exact type
@@ -59,12 +60,20 @@ class Weight(Value):
 
     def array(self) -> np.ndarray:
         """The decoded array, of the weight's dtype and shape. Raises LookupError when the data is not loaded."""
+        return self.encoded().dense if self.type.encoding else self._data()["data"]
+
+    def encoded(self) -> EncodedArray:
+        """The packed fields with what they mean. Raises LookupError when the data is not loaded."""
+        from nomul.ir.encodings.terms import EncodedArray
+
+        assert self.type.encoding is not None
+        shape = tuple(int(size) for size in self.shape)
+        return EncodedArray(self.type.encoding, self._data(), shape, self.dtype.numpy)
+
+    def _data(self) -> dict[str, np.ndarray]:
         if not self.fields:
             raise LookupError(f"weight @{self.name} has no data")
-        if self.type.encoding is None:
-            return self.fields["data"]
-        shape = tuple(int(size) for size in self.shape)
-        return self.type.encoding.unpack(self.fields, shape).astype(self.dtype.numpy, copy=False)
+        return self.fields
 
     def __str__(self) -> str:
         return f"@{self.name}"

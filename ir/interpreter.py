@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from nomul.ir.dim import Dim
+from nomul.ir.encodings.terms import EncodedArray
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Constant, Func, Module, Node, Value, Weight
 from nomul.ir.types import Tensor
 
 Observer = Callable[[Node, Sequence[np.ndarray]], None]
+Array = np.ndarray | EncodedArray
 
 
 def run(module: Module, *inputs: np.ndarray, observer: Observer | None = None) -> tuple[np.ndarray, ...]:
@@ -58,9 +60,13 @@ def type_shape(type: Tensor, dims: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(size.evaluate(dims) for size in type.shape)
 
 
-def evaluate_node(node: Node, operands: Sequence[np.ndarray | None], dims: Mapping[str, int]) -> tuple[np.ndarray, ...]:
-    """The results of one node for operand arrays. Results have exactly the dtype and shape of the node's types."""
+def evaluate_node(node: Node, operands: Sequence[Array | None], dims: Mapping[str, int]) -> tuple[np.ndarray, ...]:
+    """The results of one node for operand arrays. Results have exactly the dtype and shape of the node's types.
+
+    Ops that can quantise their input (with the attribute `act`) see encoded weights as they are, all others decoded."""
     attrs = {name: _concrete(value, dims) for name, value in node.attrs.items()}
+    if "act" not in attrs:
+        operands = [None if operand is None else decoded(operand) for operand in operands]
     with np.errstate(all="ignore"):
         results = node.spec.function(*operands, **attrs)
     if not isinstance(results, tuple):
@@ -76,10 +82,15 @@ def evaluate_node(node: Node, operands: Sequence[np.ndarray | None], dims: Mappi
     return tuple(checked)
 
 
+def decoded(array: Array) -> np.ndarray:
+    """The dense array."""
+    return array.dense if isinstance(array, EncodedArray) else array
+
+
 def _run_func(
-    module: Module, func: Func, inputs: Sequence[np.ndarray], dims: Mapping[str, int], observer: Observer | None = None
+    module: Module, func: Func, inputs: Sequence[Array], dims: Mapping[str, int], observer: Observer | None = None
 ) -> list[np.ndarray]:
-    values: dict[Value, np.ndarray] = dict(zip(func.params, inputs, strict=True))
+    values: dict[Value, Array] = dict(zip(func.params, inputs, strict=True))
     remaining = {value: len(value.users) for value in func.values()}
     for node in func.nodes:
         operands = [None if arg is None else _read(arg, values) for arg in node.args]
@@ -92,21 +103,23 @@ def _run_func(
                 remaining[arg] -= 1
                 if remaining[arg] == 0 and not any(arg is kept for kept in func.returns):
                     values.pop(arg, None)
-    return [_read(value, values) for value in func.returns]
+    return [decoded(_read(value, values)) for value in func.returns]
 
 
 def _run_node(module: Module, node: Node, operands: list[Any], dims: Mapping[str, int]) -> Sequence[np.ndarray]:
     if node.op in ("call", "exec.run"):
         return _run_func(module, module.funcs[node.attrs["func"]], operands, dims)
     if node.op == "exec.view":
-        return [operands[0].reshape(type_shape(node.result.type, dims))]
+        return [decoded(operands[0]).reshape(type_shape(node.result.type, dims))]
     return evaluate_node(node, operands, dims)
 
 
-def _read(value: Value, values: Mapping[Value, np.ndarray]) -> np.ndarray:
+def _read(value: Value, values: Mapping[Value, Array]) -> Array:
     if isinstance(value, Constant):
         return np.asarray(value.value, value.dtype.numpy)
-    return value.array() if isinstance(value, Weight) else values[value]
+    if not isinstance(value, Weight):
+        return values[value]
+    return value.encoded() if value.type.encoding else value.array()
 
 
 def _concrete(value: Any, dims: Mapping[str, int]) -> Any:

@@ -212,7 +212,7 @@ def _attribute_type(annotation: str) -> tuple[Any, tuple[str, ...]]:
     """The type, and the words of a Literal."""
     annotation = annotation.removesuffix("| None").strip()
     if annotation.startswith("Literal["):
-        return str, tuple(re.findall(r"""["'](\w+)["']""", annotation))
+        return str, tuple(re.findall(r"""["']([\w-]+)["']""", annotation))
     if annotation.startswith("tuple["):
         return ("tuple", _ATTRIBUTE_TYPES[annotation.removeprefix("tuple[").split(",")[0].rstrip("]").strip()]), ()
     return _ATTRIBUTE_TYPES[annotation], ()

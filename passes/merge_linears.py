@@ -23,7 +23,7 @@ class MergeLinears(Pass):
     the two layers of a gated MLP stay apart: the gate's kernel applies the activation and multiplies by the other's
     result. A kernel that computes the panels of both layers for a tile and joins them there (`docs/kernels.md`, tried
     and lost) was no faster, and every encoding's kernels would need that form. Weights must share dtype and encoding,
-    row by row."""
+    row by row, and the layers how they take their input."""
 
     name = "merge_linears"
 
@@ -44,7 +44,8 @@ def _mergeable(func: Func, attention: Node) -> list[list[Node]]:
     for layer in layers:
         weight = layer.args[1]
         assert weight is not None
-        by_input.setdefault((layer.args[0], weight.dtype, weight.type.encoding), []).append(layer)
+        alike = (layer.args[0], weight.dtype, weight.type.encoding, *layer.attrs.values())
+        by_input.setdefault(alike, []).append(layer)
     return [group for group in by_input.values() if len(group) > 1]
 
 
@@ -77,7 +78,8 @@ def merge(module: Module, func: Func, layers: Sequence[Node]) -> None:
     biases = [layer.args[2] if len(layer.args) > 2 else None for layer in layers]
     bias = module.add_weight(_stacked_biases(layers, biases)) if any(biases) else None
     build = Builder(func, before=first, loc=first.loc)
-    merged = build.nn.linear(first.args[0], weight, bias, name=joint_name([layer.result.name for layer in layers]))
+    name = joint_name([layer.result.name for layer in layers])
+    merged = build.nn.linear(first.args[0], weight, bias, name=name, **first.attrs)
     start, parts = Dim.of(0), []
     for layer in layers:
         stop = start + layer.result.shape[-1]

@@ -23,6 +23,7 @@ from nomul.backends.target import Target, find_target
 from nomul.ir import interpreter
 from nomul.ir.builder import Builder
 from nomul.ir.dim import Range
+from nomul.ir.encodings.terms import EncodedArray
 from nomul.ir.graph import Func, Module, Value, Weight
 from nomul.ir.types import Tensor
 
@@ -186,14 +187,14 @@ def reference(group: Group, inputs: Sequence[np.ndarray], dims: Mapping[str, int
     """The interpreter's results."""
     module = Module(dict(group.ranges), {}, {"main": group.func})
     values = dict(dims or bound_dims(group, inputs))
-    decoded = [_decoded(param.type, array) for param, array in zip(group.func.params, inputs, strict=True)]
-    return interpreter._run_func(module, group.func, decoded, values)
+    arrays = [_encoded(param.type, array) for param, array in zip(group.func.params, inputs, strict=True)]
+    return interpreter._run_func(module, group.func, arrays, values)
 
 
-def _decoded(type: Tensor, array: np.ndarray) -> np.ndarray:
+def _encoded(type: Tensor, array: np.ndarray) -> interpreter.Array:
     if type.encoding is None:
         return array
-    return type.encoding.unpack(type.encoding.pack(array), array.shape).astype(array.dtype)
+    return EncodedArray(type.encoding, type.encoding.pack(array), array.shape, array.dtype)
 
 
 def compile_kernel(kernel: Kernel, group: Group, target: Target) -> CompiledKernel:

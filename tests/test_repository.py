@@ -140,7 +140,8 @@ def test_test_files_have_names_of_their_own() -> None:
     assert sorted(set(names)) == sorted(names)
 
 
-AWAITING_KERNELS = {"bitplane", "codebook", "int4", "int8", "nm", "shift", "split", "ternary"}  # the interpreter runs these, `nomul compile` refuses them (NM401)
+# The interpreter runs these, `nomul compile` refuses them (NM401).
+AWAITING_KERNELS = {"bitplane", "codebook", "int4", "int8", "nm", "shift", "split", "ternary"}
 
 
 def test_every_encoding_has_a_kernel_for_linear_layers() -> None:

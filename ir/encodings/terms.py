@@ -29,16 +29,17 @@ class IntegerTerm:
 
 @dataclass(frozen=True, eq=False)
 class EncodedArray:
-    """Encoded weights of a given shape, for ops that look into them."""
+    """Encoded weights of a given shape and element type, for ops that look into them."""
 
     encoding: Encoding
     fields: Mapping[str, np.ndarray]
     shape: tuple[int, ...]
+    dtype: np.dtype
 
     @cached_property
     def dense(self) -> np.ndarray:
-        """The f32 weights."""
-        return self.encoding.unpack(self.fields, self.shape)
+        """The decoded weights."""
+        return self.encoding.unpack(self.fields, self.shape).astype(self.dtype, copy=False)
 
     @cached_property
     def terms(self) -> tuple[IntegerTerm, ...] | None:

@@ -9,11 +9,14 @@ import numpy as np
 
 from nomul.ir import numerics
 from nomul.ir.dim import Dim
+from nomul.ir.encodings.terms import EncodedArray
 from nomul.ir.op import Kind, op
+from nomul.ir.quantise import dense_weights, product, quantise, verify_act
 from nomul.ir.signature import TypeFault
 from nomul.ir.types import Tensor
 
 PADS = (0, 0, 0, 0)
+_WINDOWS_AT_ONCE = 1 << 22  # elements: as a matrix, the windows of a whole image can be large
 
 
 def spatial(x: Tensor, layout: str) -> tuple[Dim, Dim, Dim, Dim]:
@@ -74,7 +77,7 @@ def _windows(x: np.ndarray, kernel: tuple[int, int], strides: Sequence[int], dil
     return views[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
 
 
-@op("nn.conv2d", Kind.ANCHOR, infer=infer_conv2d)
+@op("nn.conv2d", Kind.ANCHOR, infer=infer_conv2d, verify=verify_act)
 def conv2d(
     x: "f[_any]",
     w: "f[O, I, KH, KW]",
@@ -85,17 +88,54 @@ def conv2d(
     dilations: tuple[int, ...] = (1, 1),
     groups: int = 1,
     layout: Literal["nchw", "nhwc"] = "nchw",
+    act: Literal["f32", "i8", "i8-static"] = "f32",
+    act_scale: float = 0.0,
 ) -> "f[...]":
-    """Cross-correlation with zero padding; pads = (top, left, bottom, right)."""
-    x = np.pad(_channels_first(x, layout), ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
-    views = _windows(x, w.shape[2:], strides, dilations)
-    n, c, oh, ow, kh, kw = views.shape
-    views = views.reshape(n, groups, c // groups, oh, ow, kh, kw)
-    kernels = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
-    views, kernels = numerics.wide(views), numerics.wide(kernels)
-    y = np.einsum("ngchwij,gocij->ngohw", views, kernels, optimize=True).reshape(n, w.shape[0], oh, ow)
+    """Cross-correlation with zero padding; pads = (top, left, bottom, right).
+    act="i8": of quantise(x), with a scale for each image; "i8-static": with act_scale (`ir/quantise.py`)."""
+    x, dtype = _channels_first(x, layout), x.dtype
+    if act == "f32":
+        views = numerics.wide(_padded_windows(x, w.shape[2:], strides, pads, dilations, groups))
+        kernels = numerics.wide(dense_weights(w).reshape(groups, w.shape[0] // groups, *w.shape[1:]))
+        y = np.einsum("ngchwij,gocij->ngohw", views, kernels, optimize=True)
+    else:
+        q, scale = quantise(x.reshape(len(x), x[0].size), act, act_scale)
+        views = _padded_windows(q.reshape(x.shape), w.shape[2:], strides, pads, dilations, groups)
+        y = np.empty((len(x), groups, w.shape[0] // groups, *views.shape[3:5]), np.float32)
+        for image in range(len(x)):
+            y[image] = _quantised_image(views[image], scale[image], w)
+    y = y.reshape(len(x), w.shape[0], *y.shape[-2:])
     y = y if bias is None else y + bias[:, None, None]
-    return _in_layout(y.astype(x.dtype), layout)
+    return _in_layout(y.astype(dtype), layout)
+
+
+def _padded_windows(
+    x: np.ndarray,
+    kernel: tuple[int, ...],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    groups: int,
+) -> np.ndarray:
+    """[N, groups, C / groups, OH, OW, KH, KW] views of x [N, C, H, W] with zeros around it."""
+    padded = np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
+    views = _windows(padded, (kernel[0], kernel[1]), strides, dilations)
+    return views.reshape(len(x), groups, x.shape[1] // groups, *views.shape[2:])
+
+
+def _quantised_image(views: np.ndarray, scale: np.float32, w: EncodedArray | np.ndarray) -> np.ndarray:
+    """f32 [groups, O / groups, OH, OW] of integer windows [groups, C / groups, OH, OW, KH, KW] of one image."""
+    groups, _, height, width, *_ = views.shape
+    depth, each = views[0, :, 0, 0].size, w.shape[0] // groups
+    lines = max(1, _WINDOWS_AT_ONCE // max(1, width * depth))
+    y = np.empty((groups, each, height, width), np.float32)
+    for group in range(groups):
+        rows = slice(group * each, (group + 1) * each)
+        for line in range(0, height, lines):
+            windows = views[group, :, line : line + lines].transpose(1, 2, 0, 3, 4).reshape(-1, depth)
+            result = product(windows, np.full(len(windows), scale, np.float32), w, rows)
+            y[group, :, line : line + lines] = result.T.reshape(each, -1, width)
+    return y
 
 
 def infer_conv_transpose2d(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:

@@ -42,7 +42,7 @@ class BiasIntoLinear(NodeRule):
                 raise NoMatch("the product without bias is used elsewhere", made)
             if bias.shape == linear.result.shape[-1:]:
                 x, w, *old = linear.args
-                return g.nn.linear(x, w, g.ew.add(old[0], bias, name=bias.name) if old else bias)
+                return g.nn.linear(x, w, g.ew.add(old[0], bias, name=bias.name) if old else bias, **linear.attrs)
         return None
 
 
@@ -64,7 +64,8 @@ class ScaleIntoLinear(NodeRule):
             raise NoMatch("the weights are not known, or encoded already", w)
         column = c if isinstance(c, Constant) else g.view.reshape(c, shape=(*c.shape, 1))
         scaled = g.ew.mul(w, column, name=w.name)
-        return g.nn.linear(x, scaled, *(g.ew.mul(b, c, name=b.name) for b in bias if b is not None))
+        scaled_bias = (g.ew.mul(b, c, name=b.name) for b in bias if b is not None)
+        return g.nn.linear(x, scaled, *scaled_bias, **linear.attrs)
 
 
 class ScaleBeforeMatmul(NodeRule):
