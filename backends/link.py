@@ -15,6 +15,7 @@ from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any, Literal
 
 from nomul.backends.driver import emit_driver
+from nomul.backends.embed import embedded
 from nomul.backends.macho import hide_symbols
 from nomul.backends.plan import Plan
 from nomul.backends.shared_library import is_macho, link_objects
@@ -26,28 +27,7 @@ from nomul.ir.errors import NomulError
 LARGEST_EMBEDDED = 2**30  # bytes of weights; larger ones go into a file of their own, unless asked otherwise
 LARGEST_REACHABLE = 2**31 - 2**24  # code reaches its data within 2 GiB, on x86-64 and RISC-V
 WeightsPlace = Literal["auto", "embedded", "external"]
-
-# The section is aligned for the kernels' vector loads; `.incbin` is not slowed down by size as C initialisers are.
-WEIGHTS_ASSEMBLY = """\
-#if defined(__APPLE__)
-.section __TEXT,__const
-.private_extern _nm_weights
-.globl _nm_weights
-.p2align 6
-_nm_weights:
-#else
-.section .rodata.nm_weights,"a",%progbits
-.globl nm_weights
-.hidden nm_weights
-.type nm_weights,%object
-.p2align 6
-nm_weights:
-#endif
-.incbin "weights.bin"
-#if defined(__ELF__)
-.section .note.GNU-stack,"",%progbits
-#endif
-"""
+WEIGHTS_ASSEMBLY = embedded("nm_weights", "weights.bin")
 
 
 @dataclass(frozen=True)

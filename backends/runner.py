@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nomul.backends.driver_sizes import closed_ranges
+from nomul.backends.embed import embedded
 from nomul.backends.link import Build
 from nomul.backends.macho import finish
 from nomul.backends.recording import DATA_FILE, Recording, emit_recording
@@ -20,24 +21,7 @@ FLAGS = ("-Os", "-fvisibility=default")  # a Mach-O linker makes hidden names lo
 _HEADERS = ("nomul.h", "runner/runner.h")
 _LINKED, _OPENED = "model_linked.c", "model_opened.c"  # where the model is: one of the two
 _HEADER_SYMBOL = "__mh_execute_header"  # the one symbol that programs for macOS export
-DATA_ASSEMBLY = f"""\
-#if defined(__APPLE__)
-.section __TEXT,__const
-.globl _recorded_data
-.p2align 6
-_recorded_data:
-#else
-.section .rodata.recorded_data,"a",%progbits
-.globl recorded_data
-.type recorded_data,%object
-.p2align 6
-recorded_data:
-#endif
-.incbin "{DATA_FILE}"
-#if defined(__ELF__)
-.section .note.GNU-stack,"",%progbits
-#endif
-"""
+DATA_ASSEMBLY = embedded("recorded_data", DATA_FILE)
 
 
 def static_triple(triple: str) -> str:

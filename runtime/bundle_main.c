@@ -12,7 +12,12 @@
 #include <string.h>
 #include <time.h>
 
-#define WEIGHTS "model.so.weights" /* only looked at if the model keeps its weights in a file */
+/* Only looked at if the model keeps its weights in a file. */
+#if defined(__APPLE__)
+#define WEIGHTS "model.dylib.weights"
+#else
+#define WEIGHTS "model.so.weights"
+#endif
 
 static void stop(const char *what, const char *why) {
   fprintf(stderr, "%s: %s\n", what, why);

@@ -101,6 +101,8 @@ def test_demo_arm(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all right" in done.stdout
+    code = re.search(r"code of the library\S* kernels, driver, runtime +([\d.]+) kB", done.stdout)
+    assert code and float(code[1]) < 500
     if shutil.which("qemu-aarch64"):
         assert "selftest passed" in done.stdout
         found = re.search(r"largest difference ([\d.e+-]+)", done.stdout)
