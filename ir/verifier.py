@@ -101,6 +101,10 @@ class _Checker:
                 yield Fault("NM307", f"the shape of weight @{name} must be constant", weight)
                 continue
             yield from self._sizes(weight.type, weight)
+            reason = _unfit(weight.type)
+            if reason:
+                yield Fault("NM307", f"weight @{name} cannot be stored as {weight.type.encoding}: {reason}", weight)
+                continue
             message = data_fault(weight)
             if message:
                 yield Fault("NM308", f"weight @{name} : {weight.type} {message}", weight)
@@ -303,6 +307,16 @@ def _has_type(value: Any, kind: Any) -> bool:
     if isinstance(kind, tuple):
         return isinstance(value, tuple) and all(_has_type(item, kind[1]) for item in value)
     return type(value) is kind or (kind is DType and isinstance(value, DType))
+
+
+def _unfit(type: Tensor) -> str | None:
+    """Why weights of this constant shape cannot have their encoding, or None."""
+    try:
+        if type.encoding is not None:
+            type.encoding.field_types(tuple(int(size) for size in type.shape))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def data_fault(weight: Weight) -> str | None:

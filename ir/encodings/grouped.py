@@ -10,6 +10,7 @@ import numpy as np
 from nomul.ir.encodings.low_bit import LowBit, Parts, matrix_size, one_of
 
 SCALE_DTYPES = {"f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16), "f32": np.dtype(np.float32)}
+_AT_ONCE = 1 << 16  # weights
 NEGLIGIBLE = 2.0**-13  # a scale this much below the tensor's largest may become zero
 
 
@@ -27,7 +28,17 @@ class Grouped(LowBit):
 
     # -- choosing ----------------------------------------------------------------------------------------------
     def choose(self, matrix: np.ndarray) -> dict[str, np.ndarray]:
-        return self.nearest(matrix, self.default_scales(matrix))
+        return self.nearest_by_rows(matrix, self.default_scales(matrix))
+
+    def nearest_by_rows(self, matrix: np.ndarray, scales: Parts) -> dict[str, np.ndarray]:
+        """`nearest`, a few rows at a time: what it computes on the way stays in the cache."""
+        step, chunks = max(1, _AT_ONCE // matrix.shape[1]), []
+        for begin in range(0, len(matrix), step):
+            rows = slice(begin, begin + step)
+            own = {name: part if part.ndim == 1 else part[..., rows, :] for name, part in scales.items()}
+            chunks.append(self.nearest(matrix[rows], own))
+        whole = {name: [chunk[name] for chunk in chunks] for name in chunks[0]}
+        return {name: part[0] if part[0].ndim == 1 else np.concatenate(part, axis=-2) for name, part in whole.items()}
 
     def default_scales(self, matrix: np.ndarray) -> dict[str, np.ndarray]:
         """The parts that are not codes, by the rule of `pack`, rounded as they are stored. matrix: f64 [N, k]."""

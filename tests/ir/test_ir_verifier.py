@@ -164,6 +164,16 @@ def test_encoded_data() -> None:
         verify(module)
 
 
+@pytest.mark.parametrize("shape", [(4, 48), (64,), (4, 0)])
+def test_weights_that_cannot_have_their_encoding(shape: tuple[int, ...]) -> None:
+    module = chain()
+    encoding = get_encoding("int4", group=32)
+    module.add_weight(Weight("h", Tensor(DType.F32, Tensor.of("f32", *shape).shape, encoding)))
+    with pytest.raises(NomulError, match="weight @h cannot be stored as int4<group=32>") as caught:
+        verify(module)
+    assert caught.value.code == "NM307"
+
+
 def test_the_message_stands_under_the_guilty_op() -> None:
     module = chain()
     node = module.main.nodes[1]
