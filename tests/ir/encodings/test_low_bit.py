@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from nomul.ir.parser import parse_module
 from nomul.ir.syntax import parse_encoding
 from nomul.ir.text import print_module
 from nomul.ir.types import DType, Tensor
+from nomul.ir.weights_file import load_weights, save_weights
 
 EXAMPLES = [
     "int8",
@@ -93,6 +96,18 @@ def test_text_round_trip(text: str) -> None:
     module.add_weight(Weight("w", Tensor(DType.F32, Tensor.of("f32", 4, 96).shape, encoding)))
     printed = print_module(module)
     assert f" as {text}\n" in printed and print_module(parse_module(printed)) == printed
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_the_weights_file_keeps_every_field(text: str, tmp_path: Path) -> None:
+    encoding, weights = encoding_of(text), np.random.default_rng(0).normal(size=(4, 96)).astype(np.float32)
+    saved, loaded = (Module(), Module())
+    for module in (saved, loaded):
+        module.add_weight(Weight("w", Tensor(DType.F32, Tensor.of("f32", 4, 96).shape, encoding)))
+    saved.weights["w"].fields = encoding.pack(weights)
+    save_weights(saved, tmp_path / "w.safetensors")
+    load_weights(loaded, tmp_path / "w.safetensors")
+    assert_equal_fields(loaded.weights["w"].fields, saved.weights["w"].fields)
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
