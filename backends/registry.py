@@ -41,7 +41,8 @@ Build = Callable[[Group, "Target"], Built]
 class Kernel:
     """op: the anchor op it serves ("*" = any group, "" = one without an anchor).
     encoding: of the anchor's weight operand (None: dense).  needs: target features, all required.
-    accepts: a reason why a group is refused, or None.  rank: higher wins.
+    accepts: a reason why a group is refused, or None.  rank: higher wins; 0 is for
+    plain loops without vectors, which serve portable C too.
     acts: how the anchor may take its input (the attribute `act` of linear layers and convolutions)."""
 
     name: str

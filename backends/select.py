@@ -123,7 +123,7 @@ def _anchor_encoding(group: Group) -> str | None:
 
 
 def _refusal(kernel: Kernel, group: Group, target: Target) -> str | None:
-    if target.vector_bytes == 0 and kernel.op != "*":
+    if target.vector_bytes == 0 and kernel.rank > 0:
         return "portable C has no vectors"
     missing = kernel.needs - target.features
     if missing:

@@ -21,7 +21,7 @@ class Target:
     name: canonical (`x86_64-linux+avx2`).  level: short name, a C identifier, the suffix of kernel symbols.
     features: names that kernels' `needs` and the runtime's CPU check use.  triple, cpu, attributes: for LLVM.
     zig: for linking; musl: the same against musl, empty where the system has no such choice.
-    vector_bytes: width of a vector register; 0: only generic kernels serve.
+    vector_bytes: width of a vector register; 0: none, as in portable C.
     description: one line for `nomul list targets`."""
 
     name: str

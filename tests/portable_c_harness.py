@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -47,14 +48,18 @@ def c_kernels(groups: Sequence[Group], flags: Sequence[str] = ("-O1", "-fsanitiz
     return [CompiledKernel(g, b, PORTABLE, e) for g, b, e in zip(groups, built, entries, strict=True)]
 
 
+_number = itertools.count()
+
+
 def build_library(folder: Path, *flags: str) -> ctypes.CDLL:
     """The sources of `--emit c` as a library of this machine, without a warning."""
     sources = [str(path) for path in sorted(folder.iterdir()) if path.suffix in (".c", ".S") and path.stem != "main"]
     command = [sys.executable, "-m", "ziglang", "cc", *WARNINGS, "-DNM_NO_THREADS", "-DNM_NO_FILES", *flags]
-    command += ["-fvisibility=hidden", "-shared", "-fPIC", *sources, "-o", str(folder / "model.so"), "-lm"]
+    library = folder / f"model{next(_number)}.so"  # the system gives a loaded library again for the same name
+    command += ["-fvisibility=hidden", "-shared", "-fPIC", *sources, "-o", str(library), "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr[:4000]
-    return ctypes.CDLL(str(folder / "model.so"))
+    return ctypes.CDLL(str(library))
 
 
 def run_library(
@@ -65,7 +70,8 @@ def run_library(
     model = library.nm_query(abi.ABI).contents
     tensors = [(abi.NmTensor * max(1, len(arrays)))(*map(_tensor, arrays)) for arrays in (inputs, outputs)]
     dims = (ctypes.c_int64 * abi.MAX_DIMS)()
-    assert model.bind(tensors[0], dims) == abi.OK
+    status = model.bind(tensors[0], dims)
+    assert status == abi.OK, abi.describe(model, status)
     size = model.scratch_size(dims, 1)
     scratch, image = _aligned(np.zeros(size, np.uint8)), _aligned(np.frombuffer(weights, np.uint8))
     env = abi.NmEnv(size=ctypes.sizeof(abi.NmEnv), scratch=scratch.ctypes.data, scratch_size=size)

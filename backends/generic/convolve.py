@@ -49,18 +49,25 @@ def _inside(places: Sequence[Expr], sizes: Sequence[Expr]) -> Expr:
 
 @element("nn.conv2d", costly=True)
 def conv2d(pull: Pull, node: Node, index: Index) -> Expr:
+    """Channels go innermost, so that whether a tap lies inside the image is asked once for all of them."""
     n, o, *place = image_index(node, index)
     _, _, *sizes = image_sizes(pull, node)
-    outputs, inputs, *kernel = (int(size) for size in operand_shape(node, 1))
+    outputs, inputs, height, width = (int(size) for size in operand_shape(node, 1))
     strides, dilations = _constants(node.attrs["strides"]), _constants(node.attrs["dilations"])
     pads = _constants(node.attrs["pads"])
     first = _first_channel(o, outputs // node.attrs["groups"], inputs)
     sum = Cell(tirx.const(0.0, pull.type(node.result.dtype)))
-    with pull.loops(*_constants([inputs, *kernel])) as (i, *tap):
-        at = [bind(place[a] * strides[a] + tap[a] * dilations[a] - pads[a]) for a in (0, 1)]
-        with pull.when(_inside(at, sizes)):
-            x = pull.operand(node, 0, layout_index(node, n, first + i, at[0], at[1]))
-            sum.set(fma(x, pull.operand(node, 1, (o, i, *tap)), sum.get()))
+
+    def at(axis: int, tap: Expr) -> Expr:
+        return bind(place[axis] * strides[axis] + tap * dilations[axis] - pads[axis])
+
+    with pull.loops(index_constant(height)) as (j,):
+        y = at(0, j)
+        with pull.when(_inside([y], sizes[:1])), pull.loops(index_constant(width)) as (k,):
+            x = at(1, k)
+            with pull.when(_inside([x], sizes[1:])), pull.loops(index_constant(inputs)) as (i,):
+                pixel = pull.operand(node, 0, layout_index(node, n, first + i, y, x))
+                sum.set(fma(pixel, pull.operand(node, 1, (o, i, j, k)), sum.get()))
     return with_bias(pull, node, sum.get(), o)
 
 

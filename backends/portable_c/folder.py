@@ -20,16 +20,9 @@ RUNTIME = ("nomul.c", "nomul_cpu_none.c", "nomul_pool.c", "nomul_text.c", "nomul
 HEADERS = ("nomul.h", "nomul_rt.h", "nomul_kernel.h")
 
 _MAKEFILE = """\
-# Builds libmodel.a. CC, AR and SIZE name the tools, CPU the processor, CFLAGS what you like; DEFINES leaves out threads
+# Builds libmodel.a. target.mk names the tools and the processor; CFLAGS is what you like; DEFINES leaves out threads
 # (which need POSIX) and files (which need mmap).
-ifeq ($(origin CC),default)
-CC = {compiler}
-endif
-ifeq ($(origin AR),default)
-AR = {tools}ar
-endif
-SIZE ?= {tools}size
-CPU ?= {cpu}
+include target.mk
 DEFINES ?= -DNM_NO_THREADS -DNM_NO_FILES
 CFLAGS ?= -O2
 FLAGS = -std=c11 -Wall -Wextra -pedantic -ffunction-sections -fdata-sections -fno-math-errno $(CPU) $(DEFINES) $(CFLAGS)
@@ -45,6 +38,19 @@ libmodel.a: $(OBJECTS)
 clean:
 \trm -f libmodel.a $(OBJECTS)
 .PHONY: size clean
+"""
+
+
+_TARGET = """\
+# target.mk: how to build for {name}; each may be set on the command line of make.
+ifeq ($(origin CC),default)
+CC = {compiler}
+endif
+ifeq ($(origin AR),default)
+AR = {tools}ar
+endif
+SIZE ?= {tools}size
+CPU ?= {cpu}
 """
 
 
@@ -66,7 +72,10 @@ def write_folder(
         folder.mkdir()
         weights_files = _write_weights(folder, image, external, array_limit)
         write_runtime(folder, (*RUNTIME, *HEADERS))
-        texts["Makefile"] = _makefile(target, weights_files)
+        texts["Makefile"] = _makefile(weights_files)
+        texts["target.mk"] = _TARGET.format(
+            name=target.name, compiler=target.compiler, tools=target.tools, cpu=target.cpu
+        )
         placed = {"weights_bytes": image.size, "weights_file": weights_files[-1], "scratch_bytes": scratch}
         texts["model.json"] = json.dumps(plan_json(plan) | placed, indent=2, ensure_ascii=False) + "\n"
         for file, text in texts.items():
@@ -98,13 +107,10 @@ def weights_array(image: bytes) -> str:
     )
 
 
-def _makefile(target: CTarget, weights_files: list[str]) -> str:
+def _makefile(weights_files: list[str]) -> str:
     embedded = weights_files[0] != "weights.bin"
     sources = ["kernels.c", "model.c", *RUNTIME, *(weights_files[:1] if embedded else [])]
     return _MAKEFILE.format(
-        compiler=target.compiler,
-        tools=target.tools,
-        cpu=target.cpu,
         objects=" ".join(f"{Path(source).stem}.o" for source in sources),
         headers=" ".join(HEADERS),
         weights_rule=f"weights.o: {' '.join(weights_files)}\n\t$(CC) $(FLAGS) -c $< -o $@\n" if embedded else "",
