@@ -128,7 +128,7 @@ def _repeat_interleave(x: Any, repeats: int, dim: int) -> Any:
 _EXPORTABLE: dict[str, Any] = {"unflatten": _unflatten, "repeat_interleave": _repeat_interleave}
 
 
-def _entries() -> Iterator[Entry]:
+def entries() -> Iterator[Entry]:
     text = {"batch_size": (1, 8), "sequence_length": (1, 512)}
     lengths = tuple({"batch_size": 1, "sequence_length": length} for length in LENGTHS)
     yield Entry("paraphrase-MiniLM-L3", lambda: _onnx_file(real_models.minilm_l3()), text, lengths)
@@ -213,7 +213,7 @@ def main() -> int:
     before = [asdict(limits.measure(count)) for count in arguments.threads]
     rows: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
-    for entry in _entries():
+    for entry in entries():
         if arguments.model and not any(part in entry.name for part in arguments.model):
             continue
         try:
