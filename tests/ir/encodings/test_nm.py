@@ -6,7 +6,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nomul.ir.encodings import get_encoding
@@ -17,6 +17,7 @@ from nomul.ir.encodings.split import Split
 from nomul.ir.encodings.ternary import Ternary
 
 
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), data=st.data())
 def test_any_n_of_m_keeps_the_largest(seed: int, data: st.DataObject) -> None:
     m = data.draw(st.integers(2, 16))
@@ -32,6 +33,7 @@ def test_any_n_of_m_keeps_the_largest(seed: int, data: st.DataObject) -> None:
         np.testing.assert_array_equal(kept, expected)
 
 
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_representable_weights_are_exact(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nomul.ir.encodings.shift import FORMS, Shift
@@ -15,6 +15,7 @@ FORMATS = [(terms, pack) for terms in (1, 2, 3) for pack in FORMS if pack != "sp
 
 
 @pytest.mark.parametrize(("terms", "pack"), FORMATS)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_any_terms_are_stored_and_read_back(terms: int, pack: str, seed: int) -> None:
     encoding, rng = Shift(terms, 5, pack), np.random.default_rng(seed)
@@ -50,6 +51,7 @@ def test_codes_are_the_nearest_sums(terms: int, pack: str) -> None:
     assert not parts["sign"][:, :, :2].any() and not parts["exponent"][parts["sign"] == 0].any()
 
 
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_single_powers_up_to_the_scale_are_exact(seed: int) -> None:
     rng = np.random.default_rng(seed)
