@@ -1,0 +1,1 @@
+"""The mathematics that fitters share, on plain matrices: scales, planes, palettes, sparsity, error compensation."""
