@@ -7,13 +7,17 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nomul.calibration import read_calibration
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
 from nomul.nir import require_weights
 from nomul.options import ARRAY_LIMIT, Emit, Options, Progress, WeightsPlace, silent
+from nomul.passes.choice import Recipe
+from nomul.passes.fit_layers import FitCache
 from nomul.recipe import RecipeLike, read_recipe
 from nomul.runtime.loader import Artifact, load
 from nomul.source import Dims, model_name, read_model
@@ -27,6 +31,7 @@ def compile(
     *,
     target: str | Sequence[str] = "host",
     recipe: RecipeLike = None,
+    calib: Any = None,
     dims: Dims | None = None,
     output: str | Path | None = None,
     dump: str | Path | None = None,
@@ -41,13 +46,14 @@ def compile(
 
     model: an ONNX file or ModelProto; a torch `nn.Module` with example_inputs, ExportedProgram or .pt2 file; a .nir
     file; a Module.  target: one name or several of one OS and architecture (`nomul list targets`).
-    recipe: an encoding for all weights ("f16"), {name pattern: encoding}, or a TOML file.
+    recipe: an encoding for all weights ("f16"), a built-in (`nomul list recipes`), {name pattern: encoding}, or a TOML
+    file.  calib: calibration data, a .npz, a folder of .npy, or an iterable of inputs (`compiler/calibration.py`).
     dims: {"S": (1, 512), "B": 1}, ranges or sizes of named dims.
     output: `model.so`, or a folder for the bundle with C source; None: a file that lives as long as the result.
     dump: folder for everything in between.  check: compare with the interpreter after every pass.
     weights: "embedded", "external" (a file beside the library), or "auto" (external from 1 GiB).
-    strict: fail where only a generic kernel serves.  source_options: for torch, `dynamic_shapes` and
-    `example_kwargs` of `nomul.frontend.torch.import_torch`.
+    strict: fail where only a generic kernel serves, or where a layer cannot have what the recipe says.
+    source_options: for torch, `dynamic_shapes` and `example_kwargs` of `nomul.frontend.torch.import_torch`.
     Raises NomulError with all problems of the stage that failed.
     """
     folder = None if output else Path(tempfile.mkdtemp(prefix="nomul-"))
@@ -58,6 +64,7 @@ def compile(
             output=output or folder / "model.so",  # type: ignore[operator]
             target=target,
             recipe=recipe,
+            calib=calib,
             dims=dims,
             dump=dump,
             check=check,
@@ -84,6 +91,7 @@ def build(
     output: str | Path,
     target: str | Sequence[str] = "host",
     recipe: RecipeLike = None,
+    calib: Any = None,
     dims: Dims | None = None,
     dump: str | Path | None = None,
     check: bool = False,
@@ -104,8 +112,9 @@ def build(
     options = Options(
         name=name or model_name(model),
         targets=(target,) if isinstance(target, str) else tuple(target),
-        recipe=read_recipe(recipe),
+        recipe=_recipe(recipe, strict),
         output=Path(output),
+        fits=Path(output).absolute().with_name(f"{Path(output).name}.fits"),
         dump=Path(dump) if dump else None,
         check=check,
         weights=weights,
@@ -117,11 +126,17 @@ def build(
     _check_writable(Path(output).absolute().parent)
     module = read_model(model, example_inputs, dims, **source_options)
     require_weights(module)
+    module, options = _with_source(module, options, name)
+    options = _calibrated(options, calib, module)
     if options.emit == "library":
-        return pipeline.build(module, options)
-    from nomul.portable_c import build_sources
+        path = pipeline.build(module, options)
+    else:
+        from nomul.portable_c import build_sources
 
-    return build_sources(module, options)
+        path = build_sources(module, options)
+    if options.fits:
+        FitCache(options.fits).clear()
+    return path
 
 
 def lower(
@@ -130,6 +145,7 @@ def lower(
     *,
     until: str | None = None,
     recipe: RecipeLike = None,
+    calib: Any = None,
     dims: Dims | None = None,
     dump: str | Path | None = None,
     check: bool = False,
@@ -141,13 +157,40 @@ def lower(
 
     options = Options(
         name=model_name(model),
-        recipe=read_recipe(recipe),
+        recipe=_recipe(recipe, False),
         dump=Path(dump) if dump else None,
         check=check,
         until=until,
         progress=progress or silent,
     )
-    return pipeline.optimise(read_model(model, example_inputs, dims, **source_options), options)
+    module = read_model(model, example_inputs, dims, **source_options)
+    module, options = _with_source(module, options, None)
+    return pipeline.optimise(module, _calibrated(options, calib, module))
+
+
+def _with_source(module: Module, options: Options, name: str | None) -> tuple[Module, Options]:
+    """The module with the facts of its source; those of a dump are kept, and its name where the user gives none."""
+    from nomul.report import source_facts
+
+    name = name or str(module.source.get("name", options.name))
+    if not module.source:
+        module = module.clone()
+        module.source = source_facts(module, name)
+    return module, replace(options, name=name)
+
+
+def _recipe(recipe: RecipeLike, strict: bool) -> Recipe:
+    found = read_recipe(recipe)
+    return replace(found, strict=found.strict or strict)
+
+
+def _calibrated(options: Options, calib: Any, module: Module) -> Options:
+    """The options with the batches of the calibration data. Raises NomulError (NM017)."""
+    if calib is not None:
+        return replace(options, batches=read_calibration(calib, module))
+    if options.recipe.needs_calibration:
+        raise NomulError("NM017", "act = \"i8-static\" needs calibration data", help="give --calib, or calib=")
+    return options
 
 
 def _check_writable(folder: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from nomul.options import Progress as Report
@@ -56,7 +56,7 @@ def progress_bar(quiet: bool = False) -> Iterator[Report]:
     if quiet:
         yield lambda phase, fraction: None
     elif sys.stderr.isatty():
-        columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
+        columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=_console(sys.stderr), transient=True) as bar:
             task = bar.add_task("start", total=1.0)
             yield lambda phase, fraction: bar.update(task, description=phase, completed=fraction)

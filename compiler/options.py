@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from nomul.passes.calibrate import Batch
+from nomul.passes.choice import Recipe
 
 WeightsPlace = Literal["auto", "embedded", "external"]
 Emit = Literal["library", "c"]
@@ -21,7 +24,8 @@ def silent(phase: str, fraction: float) -> None:
 class Options:
     """name: of the model, in the artifact.  targets: as `nomul list targets` prints them; several make one library.
 
-    recipe: encoding of weights by name pattern (`compiler/recipe.py`), first match wins; empty keeps them as they are.
+    recipe: encodings of weights (`compiler/recipe.py`); an empty one keeps them as they are.
+    batches: calibration data.  fits: folder that keeps fitted layers until the work is done.
     dump: folder for the IR between passes, kernels and C.  check: compare with the interpreter after every pass.
     until: stop after this phase.  weights: "auto" embeds below 1 GiB.  strict: refuse generic kernels.
     emit: "library" for a library or bundle, "c" for a folder of portable C, whose weights are an array up to
@@ -31,7 +35,9 @@ class Options:
 
     name: str = "model"
     targets: tuple[str, ...] = ("host",)
-    recipe: Mapping[str, str] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
+    batches: Sequence[Batch] = ()
+    fits: Path | None = None
     output: Path | None = None
     dump: Path | None = None
     check: bool = False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from nomul.passes.channels_last import ChannelsLast
 from nomul.passes.common_subexpressions import CommonSubexpressions
 from nomul.passes.dead_code import DeadCode
@@ -17,8 +15,8 @@ from nomul.passes.rewrite import Rewrite
 from nomul.passes.runner import Fixpoint, Phase
 
 
-def phases(recipe: Mapping[str, str] | None = None) -> list[Phase]:
-    """From an imported module to one whose @main only calls fused groups. recipe: encoding by weight name pattern."""
+def phases(encode: Encode | None = None) -> list[Phase]:
+    """From an imported module to one whose @main only calls fused groups. encode: with its recipe."""
     clean = Fixpoint((Rewrite("simplify"), FoldConstants(), CommonSubexpressions(), DeadCode()))
     fuse = Fixpoint((Rewrite("fuse"), *clean.passes))
     layout = Fixpoint((Rewrite("layout"), *clean.passes))
@@ -26,7 +24,7 @@ def phases(recipe: Mapping[str, str] | None = None) -> list[Phase]:
     return [
         Phase("clean", (InlineCalls(), clean)),
         Phase("fuse", (fuse,)),
-        Phase("encode", (Encode(recipe),)),
+        Phase("encode", (encode or Encode(),)),
         Phase("merge", (MergeLinears(), clean)),
         Phase("layout", (ChannelsLast(), layout)),
         Phase("group", (FoldMakers(), arrange, Group(), DeadCode())),

@@ -18,11 +18,14 @@ from nomul.ir.graph import Module
 from nomul.ir.verifier import verify
 from nomul.options import Options
 from nomul.passes.dump import Dump
+from nomul.passes.encode import Encode
 from nomul.passes.plan_memory import PlanMemory
-from nomul.passes.runner import PassRunner
+from nomul.passes.runner import PassRunner, Phase
 from nomul.phases import phases
 from nomul.record import record
 from nomul.report import describe
+
+PASSES_SHARE = 0.4  # of the whole work, for the progress report
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Compiled:
 
 def optimise(module: Module, options: Options) -> Module:
     """The module after the phases on tensors, or after `options.until`. Raises NomulError."""
-    return pass_runner(options).run(module, phases(options.recipe), options.until)
+    return pass_runner(options).run(module, tensor_phases(options), options.until)
 
 
 def build(module: Module, options: Options) -> Path:
@@ -44,7 +47,7 @@ def build(module: Module, options: Options) -> Path:
     assert options.output is not None
     compiled = lower_to_plan(module, options)
     options.progress("link", 0.9)
-    facts = describe(module, compiled.module, compiled.selection, compiled.plan)
+    facts = describe(compiled.module, compiled.selection, compiled.plan)
     recording = None
     if not is_library(options.output):
         recording = record(module, compiled.module if options.recipe else module)
@@ -66,7 +69,7 @@ def lower_to_plan(module: Module, options: Options) -> Compiled:
 
     A module at level "exec", as a dump holds it, has its phases behind it; kernels and slots are chosen anew."""
     _refuse_portable(options)
-    runner = pass_runner(options, share=0.4)
+    runner = pass_runner(options, share=PASSES_SHARE)
     module, selection = schedule(module, options, find_targets(options.targets), runner)
     plan = build_plan(module, selection, options.name)
     if runner.dump:
@@ -84,8 +87,8 @@ def schedule(
     module: Module, options: Options, levels: tuple[Target, ...], runner: PassRunner
 ) -> tuple[Module, Selection]:
     """The module at level "exec" with its slots, and its kernels. Raises NomulError."""
-    module = to_calls(module) if module.level == "exec" else runner.run(module, phases(options.recipe))
-    options.progress("select", 0.4)
+    module = to_calls(module) if module.level == "exec" else runner.run(module, tensor_phases(options, PASSES_SHARE))
+    options.progress("select", PASSES_SHARE)
     module, selection = choose_kernels(module, levels, options)
     module = runner.apply(module, PlanMemory(), "memory")
     options.progress("kernels", 0.5)
@@ -114,6 +117,16 @@ def _refuse_generic(module: Module, selection: Selection) -> None:
             problems.append(Problem("NM404", message, node.loc, "compile without --strict to accept it"))
     if problems:
         raise NomulError.many(problems)
+
+
+def tensor_phases(options: Options, share: float = 1.0) -> list[Phase]:
+    """The phases on tensors, as the options ask for. share: of the whole work, for the progress report."""
+    names = [phase.name for phase in phases()]
+
+    def progress(text: str, fraction: float) -> None:
+        options.progress(text, share * (names.index("encode") + fraction) / len(names))
+
+    return phases(Encode(options.recipe, options.batches, options.fits, progress))
 
 
 def pass_runner(options: Options, share: float = 1.0) -> PassRunner:

@@ -15,7 +15,7 @@ from nomul.backends.portable_c.targets import PORTABLE, find_c_target
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
 from nomul.options import Options
-from nomul.pipeline import pass_runner, schedule
+from nomul.pipeline import PASSES_SHARE, pass_runner, schedule
 
 
 def build_sources(module: Module, options: Options) -> Path:
@@ -24,7 +24,7 @@ def build_sources(module: Module, options: Options) -> Path:
     target = find_c_target(options.targets)
     if options.strict:
         raise NomulError("NM405", "portable C has only generic kernels", help="leave out --strict")
-    runner = pass_runner(options, share=0.4)
+    runner = pass_runner(options, share=PASSES_SHARE)
     module, selection = schedule(module, options, (PORTABLE,), runner)
     kernels = kernels_text(selection, kernel_symbols(selection))
     plan = build_plan(module, selection, options.name, lower=lambda *_: (Level(PORTABLE.level, (), b""),))

@@ -1,67 +1,129 @@
-"""Recipes: which weights get which encoding. A recipe is an encoding name, a mapping, or a TOML file with [weights].
+"""Recipes: which layers get which encoding, fitter and activations. Built-in ones are TOML files in `recipes/`.
 
-    [weights]
-    "*.word_embeddings.*" = "f32"
-    "encoder.layer.*"     = "f16"
+    strict = false                       # optional: true makes a layer that cannot have its encoding an error
 
-`ENCODING by FITTER` also says how the bytes are chosen (`nomul list fitters`).
+    [[layers]]                           # the first rule that takes a layer decides
+    match = "encoder.*.query.weight"     # glob over names of weights and layers; default "*"
+    role = "linear"                      # optional: linear, conv, head or embedding
+    weights = "ternary<planes=2, group=128>"     # or "f32": as the model has them
+    fitter = "ptqtp"                     # optional (`nomul list fitters`)
+    act = "i8"                           # optional: f32 (default), i8, i8-static
+
+Also taken: the name of a built-in, an encoding for all layers ("f16"), or {glob: "ENCODING by FITTER"}.
 """
 
 from __future__ import annotations
 
+import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from nomul.ir.encodings import all_encodings
 from nomul.ir.errors import NomulError, Problem
-from nomul.passes.encode import PLAIN, parse_choice
+from nomul.ir.expressions import TextFault
+from nomul.ir.syntax import parse_encoding
+from nomul.passes.choice import ACTS, PLAIN, ROLES, Recipe, Rule
+from nomul.passes.fit import find_fitter
 
-RecipeLike = str | Path | Mapping[str, str] | None
+RecipeLike = str | Path | Mapping[str, str] | Recipe | None
+SUFFIX = ".toml"
+_KEYS = {"match", "role", "weights", "fitter", "act"}
+_SHAPE = 'a rule is [[layers]] with weights = "ENCODING" (nomul explain NM008)'
 
 
-def read_recipe(recipe: RecipeLike) -> dict[str, str]:
-    """Encoding by weight name pattern (glob); the first that matches wins. Empty: every weight stays as it is.
-
-    Raises NomulError (NM008 unreadable file, NM009 unknown encoding)."""
+def read_recipe(recipe: RecipeLike) -> Recipe:
+    """The rules of a recipe; none for None. Raises NomulError with all faults (NM008 not a recipe, NM009 its words)."""
     if recipe is None:
-        return {}
+        return Recipe()
+    if isinstance(recipe, Recipe):
+        return recipe
     if isinstance(recipe, Mapping):
-        return _checked(dict(recipe))
-    if isinstance(recipe, str) and not recipe.endswith(".toml"):
-        return _checked({"*": recipe})
-    return _checked(_read_file(Path(recipe)))
+        return _rules([{"match": match, **_split(text)} for match, text in recipe.items()])
+    if isinstance(recipe, str) and recipe in built_in():
+        return _parse(built_in()[recipe], f"the recipe {recipe}")
+    if isinstance(recipe, str) and not recipe.endswith(SUFFIX):
+        return _rules([_split(recipe)])
+    return _read_file(Path(recipe))
 
 
-def _read_file(path: Path) -> dict[str, str]:
+def built_in() -> dict[str, str]:
+    """The text of every built-in recipe by name. Its first comment line says what it is."""
+    found = [path for path in files("nomul").joinpath("recipes").iterdir() if path.name.endswith(SUFFIX)]
+    return {path.name.removesuffix(SUFFIX): path.read_text("utf-8") for path in sorted(found, key=lambda p: p.name)}
+
+
+def _read_file(path: Path) -> Recipe:
     try:
-        weights = tomllib.loads(path.read_text(encoding="utf-8")).get("weights")
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise NomulError("NM008", f"cannot read the recipe {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise NomulError("NM008", f"the recipe {path} is not TOML: {error}") from None
-    if not isinstance(weights, dict) or not all(isinstance(value, str) for value in weights.values()):
-        raise NomulError("NM008", f"the recipe {path} has no table [weights] of texts", help='write "layers.*" = "f16"')
-    return weights
+    return _parse(text, f"the recipe {path}")
 
 
-def _checked(recipe: dict[str, str]) -> dict[str, str]:
-    problems = [
-        Problem("NM009", f"{reason} (for '{pattern}')", help=f"encodings: {', '.join([PLAIN, *all_encodings()])}")
-        for pattern, text in recipe.items()
-        if (reason := _refusal(text)) is not None
-    ]
+def _parse(text: str, what: str) -> Recipe:
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise NomulError("NM008", f"{what} is not TOML: {error}") from None
+    unknown = sorted(set(data) - {"layers", "strict"})
+    layers, strict = data.get("layers"), data.get("strict", False)
+    if unknown or not isinstance(layers, list) or not all(isinstance(rule, dict) for rule in layers):
+        reason = f"has unknown keys ({', '.join(unknown)})" if unknown else "has no list [[layers]]"
+        raise NomulError("NM008", f"{what} {reason}", help=_SHAPE)
+    if not isinstance(strict, bool):
+        raise NomulError("NM008", f"{what}: strict is true or false, not {strict!r}")
+    return _rules(layers, strict)
+
+
+def _split(text: str) -> dict[str, str]:
+    """`ENCODING by FITTER` as keys of a rule."""
+    weights, by, fitter = text.partition(" by ")
+    return {"weights": weights.strip(), **({"fitter": fitter.strip()} if by else {})}
+
+
+def _rules(tables: Iterable[Mapping[str, Any]], strict: bool = False) -> Recipe:
+    rules, problems = [], []
+    for number, table in enumerate(tables, 1):
+        try:
+            rules.append(_rule(table))
+        except (ValueError, TypeError) as error:
+            place = f"'{table['match']}'" if "match" in table else f"rule {number}"
+            known = ", ".join([PLAIN, *all_encodings()])
+            problems.append(Problem("NM009", f"{error} (for {place})", help=f"encodings: {known}"))
     if problems:
         raise NomulError.many(problems)
-    return recipe
+    return Recipe(tuple(rules), strict)
 
 
-def _refusal(text: str) -> str | None:
-    """Why a text names no encoding (and fitter), or None."""
-    if text.strip() == PLAIN:
-        return None
+def _rule(table: Mapping[str, Any]) -> Rule:
+    """Raises ValueError or TypeError for what does not exist."""
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise ValueError(f"there is no key '{key}' in a rule, but {', '.join(sorted(_KEYS))}")
+        if not isinstance(value, str):
+            raise ValueError(f"{key} must be a text, not {value!r}")
+    if "weights" not in table:
+        raise ValueError("the rule does not say weights")
+    for key, known in (("act", ACTS), ("role", ROLES)):
+        if key in table and table[key] not in known:
+            raise ValueError(f"{key} is one of {', '.join(known)}, not '{table[key]}'")
+    encoding = None if table["weights"].strip() == PLAIN else _encoding(table["weights"])
+    fitter = table.get("fitter")
+    if encoding is not None:
+        find_fitter(fitter, encoding)
+    return Rule(table.get("match", "*"), encoding, fitter, table.get("act", PLAIN), table.get("role"))
+
+
+def _encoding(text: str) -> Any:
     try:
-        parse_choice(text)
-    except (ValueError, TypeError) as error:
-        return str(error)
-    return None
+        return parse_encoding(text.strip())
+    except TextFault as error:
+        head = text.partition("<")[0].strip()
+        near = difflib.get_close_matches(head, [PLAIN, *all_encodings(), *built_in()], 2)
+        guess = f" (did you mean {' or '.join(near)}?)" if near and head not in all_encodings() else ""
+        raise ValueError(f"'{text}' is no encoding: {error.args[0] if error.args else error}{guess}") from None

@@ -2,100 +2,209 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from nomul.ir.encodings import Encoding, all_encodings
+from nomul.ir.encodings import Encoding
 from nomul.ir.errors import NomulError, Problem
 from nomul.ir.graph import Module, Weight
-from nomul.ir.types import DType, Tensor
+from nomul.ir.quantise import LEVELS
+from nomul.ir.text import print_module
+from nomul.ir.types import Tensor
 from nomul.passes.base import Pass, Report
-from nomul.passes.fit import DEFAULT, all_fitters
+from nomul.passes.calibrate import Batch, collect, waves
+from nomul.passes.choice import PLAIN, Recipe, Rule, unmatched
+from nomul.passes.fallback import fitting
+from nomul.passes.fit import find_fitter
+from nomul.passes.fit_layers import Fit, FitCache, Job, fit_jobs
+from nomul.passes.layers import Layer, layers_of
 
-PLAIN = "f32"  # leaves a weight as the model has it
+EncodeProgress = Callable[[str, float], None]
+LEAST_RANGE = 1e-6  # of inputs, where calibration saw nothing but zeros
+RUNNING = 0.5  # share of the progress that runs of the model take, where there are any
+
+
+def _silent(text: str, fraction: float) -> None:
+    """The progress report of callers who want none."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one layer gets. bias: that can take care of the mean error, or None."""
+
+    layer: Layer
+    rule: Rule
+    encoding: Encoding
+    bias: Weight | None
+
+    @property
+    def weight(self) -> Weight:
+        return self.layer.weight
 
 
 class Encode(Pass):
-    """The first pattern (glob) of the recipe that a weight's name matches decides: an encoding, or "f32" to leave it.
+    """The first rule of the recipe that takes a layer decides its encoding, fitter and activations.
 
-    `ENCODING by FITTER` also says how to choose the bytes (default: round to nearest). Eligible are f32 weights that
-    linear layers and convolutions without groups use as their weights, and nobody else.
-    Raises NomulError (NM457) for unknown names and weights that do not fit, all at once."""
+    batches: calibration data, one array for each input of the model; without it fitters see the weights alone.
+    cache: a folder that keeps fitted layers for the case of an interrupt.  progress: text and done share of this pass.
+    Eligible are f32 weights that linear layers and convolutions without groups use as weights, and nobody else.
+    Raises NomulError for all layers at once: NM457 a weight that cannot be stored, NM458 a rule that matches nothing,
+    NM459 a strict recipe that asks for what a layer cannot have; NM101 for calibration data that does not fit."""
 
     name = "encode"
     exact = False
 
-    def __init__(self, recipe: Mapping[str, str] | None = None) -> None:
-        self.recipe = dict(recipe or {})
+    def __init__(
+        self,
+        recipe: Recipe | None = None,
+        batches: Sequence[Batch] = (),
+        cache: Path | None = None,
+        progress: EncodeProgress = _silent,
+    ) -> None:
+        self.recipe = recipe or Recipe()
+        self.batches = batches
+        self.cache = FitCache(cache) if cache else None
+        self.progress = progress
 
     def run(self, module: Module, report: Report) -> None:
+        plans = self._plans(module, report)
+        context = _context(module, self.batches)
+        jobs = {plan.weight.name: _job(plan, context) for plan in plans}
+        fits = self._cached(jobs)
+        missing = [plan.layer for plan in plans if plan.weight.name not in fits]
         problems: list[Problem] = []
-        for weight in list(module.weights.values()):
-            text = self._wanted(weight.name)
-            if text is None or weight.type.encoding is not None:
-                continue
-            reason = refusal(weight)
-            if reason is None:
-                problems += self._encode(module, weight, text, report)
-            elif weight.dtype is DType.F32 and weight.type.rank >= 2:
-                report.note(f"@{weight.name} stays {weight.type}: {reason}")
+        for wave in waves(missing) if self.batches else [missing]:
+            self._fit_wave(module, wave, jobs, fits, problems)
         if problems:
             raise NomulError.many(problems)
+        for plan in plans:
+            _apply(module, plan, fits[plan.weight.name])
+            report.fire(str(plan.encoding))
 
-    def _wanted(self, name: str) -> str | None:
-        found = next((text for pattern, text in self.recipe.items() if fnmatchcase(name, pattern)), PLAIN)
-        return None if found == PLAIN else found
+    # -- planning ----------------------------------------------------------------------------------------------
+    def _plans(self, module: Module, report: Report) -> list[Plan]:
+        layers = layers_of(module)
+        names = [*module.weights, *(name for layer in layers for name in layer.names)]
+        problems = unmatched(self.recipe.rules, list(dict.fromkeys(names)))
+        plans = []
+        for layer in layers:
+            rule = self.recipe.rule_of(layer.names, layer.roles)
+            if rule is None or rule.encoding is None:
+                continue
+            encoding, reason = (None, layer.reason) if layer.reason else fitting(rule.encoding, _shape(layer.weight))
+            if reason:
+                self._note(layer, rule, encoding, reason, report, problems)
+            if encoding is not None:
+                plans.append(Plan(layer, rule, encoding, _bias(layer) if self.batches else None))
+        if problems:
+            raise NomulError.many(problems)
+        return plans
 
-    def _encode(self, module: Module, weight: Weight, text: str, report: Report) -> list[Problem]:
-        try:
-            encoding, fitter = parse_choice(text)
-            fields = all_fitters()[fitter](weight.array().astype(np.float32, copy=False), None, encoding)
-        except (ValueError, TypeError, KeyError) as error:
-            return [Problem("NM457", f"weight @{weight.name} cannot be stored as {text}: {error}", _loc(weight))]
-        _exchange(module, weight, encoding, fields)
-        report.fire(str(encoding))
-        return []
+    def _note(
+        self, layer: Layer, rule: Rule, given: Encoding | None, reason: str, report: Report, problems: list[Problem]
+    ) -> None:
+        """A layer that does not get what its rule says: a note, or with a strict recipe a problem."""
+        outcome = f"stays {PLAIN}" if given is None else f"is stored as {given}"
+        report.note(f"@{layer.weight.name} {outcome}, not {rule.encoding}: {reason}")
+        if self.recipe.strict:
+            message = f"@{layer.weight.name} cannot be stored as {rule.encoding}: {reason}"
+            problems.append(Problem("NM459", message, layer.loc, "exempt it by a rule of its own, or drop strict"))
+
+    # -- fitting -----------------------------------------------------------------------------------------------
+    def _cached(self, jobs: dict[str, Job]) -> dict[str, Fit]:
+        if self.cache is None or not self.cache.folder.is_dir():
+            return {}
+        found = {name: self.cache.load(job) for name, job in jobs.items()}
+        return {name: fit for name, fit in found.items() if fit is not None}
+
+    def _fit_wave(
+        self, module: Module, wave: Sequence[Layer], jobs: dict[str, Job], fits: dict[str, Fit], problems: list[Problem]
+    ) -> None:
+        """Fit some layers: as many as one run over the calibration data serves."""
+        begin, share = len(fits) / max(1, len(jobs)), len(wave) / max(1, len(jobs))
+        running = RUNNING if self.batches else 0.0
+        count = len(fits)
+
+        def ran(number: int) -> None:
+            whole = len(self.batches)
+            self.progress(f"calibration {number}/{whole}", begin + share * running * number / whole)
+
+        def fitted(job: Job) -> None:
+            nonlocal count
+            count += 1
+            within = (count - len(fits)) / len(wave)
+            self.progress(f"fit {count}/{len(jobs)}", begin + share * (running + (1 - running) * within))
+
+        statistics = collect(module, wave, self.batches, ran) if self.batches else {}
+        todo = [jobs[layer.weight.name] for layer in wave]
+        for layer, job, fit in zip(wave, todo, fit_jobs(todo, statistics, self.cache, fitted), strict=True):
+            if isinstance(fit, ValueError):
+                message = f"weight @{layer.weight.name} cannot be stored as {job.encoding}: {fit}"
+                problems.append(Problem("NM457", message, layer.loc))
+            else:
+                fits[layer.weight.name] = fit
 
 
-def refusal(weight: Weight) -> str | None:
-    """Why a weight is not eligible, or None."""
-    if weight.dtype is not DType.F32:
-        return f"it is {weight.dtype}"
-    if not weight.fields:
-        return "its data is not loaded"
-    for node, position in weight.users:
-        if node.op not in ("nn.linear", "nn.conv2d") or position != 1:
-            return f"{node.op} uses it as operand {position}"
-        if node.attrs.get("groups", 1) != 1:
-            return "the convolution has groups"
-    return None if weight.users else "nobody uses it"
+def _job(plan: Plan, context: bytes) -> Job:
+    """Where another encoding stands in for the one of the rule, the fitter is that one's default."""
+    named = plan.rule.fitter if type(plan.encoding) is type(plan.rule.encoding) else None
+    return Job(plan.weight, plan.encoding, find_fitter(named, plan.encoding), plan.bias is not None, context)
 
 
-def parse_choice(text: str) -> tuple[Encoding, str]:
-    """`ternary<planes=2> by ptqtp` as encoding and fitter. Raises ValueError or TypeError for what does not exist."""
-    head, _, fitter = text.partition(" by ")
-    found = re.fullmatch(r"\s*(\w+)\s*(?:<(.*)>)?\s*", head)
-    if found is None or found[1] not in all_encodings():
-        raise ValueError(f"there is no encoding '{head.strip()}'")
-    pairs = [part.partition("=") for part in (found[2] or "").split(",") if part.strip()]
-    encoding = all_encodings()[found[1]].from_text({name.strip(): value.strip() for name, _, value in pairs})
-    name = fitter.strip() or DEFAULT
-    if name not in all_fitters():
-        raise ValueError(f"there is no fitter '{name}' (there are: {', '.join(all_fitters())})")
-    return encoding, name
+def _context(module: Module, batches: Sequence[Batch]) -> bytes:
+    """A digest of all that statistics of layer inputs depend on."""
+    if not batches:
+        return b""
+    digest = hashlib.blake2b(print_module(module).encode(), digest_size=20)
+    for weight in module.weights.values():
+        for array in weight.fields.values():
+            digest.update(np.ascontiguousarray(array).data)
+    for batch in batches:
+        for array in batch:
+            digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.digest()
 
 
-def _loc(weight: Weight) -> str | None:
-    return weight.users[0][0].loc if weight.users else None
+def _shape(weight: Weight) -> tuple[int, ...]:
+    return tuple(int(size) for size in weight.shape)
 
 
-def _exchange(module: Module, weight: Weight, encoding: Encoding, fields: Mapping[str, np.ndarray]) -> None:
-    """Put an encoded weight of the same name in the place of a dense one."""
-    twin = Weight(weight.name, Tensor(weight.dtype, weight.shape, encoding), fields)
+def _bias(layer: Layer) -> Weight | None:
+    """The bias of a layer where it is a dense weight of this layer alone."""
+    if len(layer.nodes) != 1 or len(layer.nodes[0].args) < 3:
+        return None
+    bias = layer.nodes[0].args[2]
+    return bias if isinstance(bias, Weight) and len(bias.users) == 1 and bias.type.encoding is None else None
+
+
+# -- changing the module ---------------------------------------------------------------------------------------
+def _apply(module: Module, plan: Plan, fit: Fit) -> None:
+    weight = plan.weight
+    twin = Weight(weight.name, Tensor(weight.dtype, weight.shape, plan.encoding), fit.fields)
+    if plan.bias is not None and fit.mean is not None:
+        error = (weight.array() - twin.array()).reshape(len(weight.array()), -1).astype(np.float64)
+        bias = plan.bias.array()
+        _exchange(module, plan.bias, Weight.dense(plan.bias.name, (bias + error @ fit.mean).astype(bias.dtype)))
+    _exchange(module, weight, twin)
+    for node in plan.layer.nodes:
+        node.attrs |= _act(plan.rule.act, fit)
+
+
+def _act(act: str, fit: Fit) -> dict[str, str | float]:
+    """Attributes of a node. A fixed scale is that of the largest input that calibration saw (a layer that it did not
+    reach takes scales by row)."""
+    if act != "i8-static" or fit.largest is None:
+        return {"act": "i8" if act == "i8-static" else act}
+    return {"act": act, "act_scale": float(np.float32(max(fit.largest, LEAST_RANGE) / LEVELS))}
+
+
+def _exchange(module: Module, old: Weight, new: Weight) -> None:
+    """Put a weight in the place of another of the same name."""
     for func in module.funcs.values():
-        for node, position in [use for use in weight.users if use[0] in func.nodes]:
-            func.set_args(node, (*node.args[:position], twin, *node.args[position + 1 :]))
-    module.weights[weight.name] = twin
+        for node, position in [use for use in old.users if use[0] in func.nodes]:
+            func.set_args(node, (*node.args[:position], new, *node.args[position + 1 :]))
+    module.weights[old.name] = new

@@ -28,7 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a .onnx, .pt2 or .nir file")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="model.so, or a folder for bundle or sources")
     parser.add_argument("--target", action="append", default=[], metavar="T", help="default host; nomul list targets")
-    parser.add_argument("--recipe", metavar="R", help="an encoding for all weights (f16, bf16), or a .toml recipe")
+    parser.add_argument("--recipe", metavar="R", help="a recipe (nomul list recipes, or .toml), or an encoding")
+    parser.add_argument("--calib", type=Path, metavar="DATA", help="calibration data: a .npz, or a folder of .npy")
     parser.add_argument("--weights", choices=("auto", "embedded", "external"), default="auto", help="where weights go")
     parser.add_argument("--emit", choices=("library", "c"), default="library", help="a library, or portable C sources")
     parser.add_argument(
@@ -38,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dump", type=Path, metavar="DIR", help="write the IR between passes, kernels and C there")
     parser.add_argument("--until", metavar="PHASE", help="stop after this phase and write the IR")
     parser.add_argument("--check", action="store_true", help="compare with the interpreter after every pass (slow)")
-    parser.add_argument("--strict", action="store_true", help="fail where only a generic kernel serves")
+    parser.add_argument("--strict", action="store_true", help="fail on generic kernels and encodings that do not fit")
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
     add_dim_ranges(parser)
 
@@ -80,6 +81,7 @@ def _compile(arguments: argparse.Namespace) -> int:
 def _common(arguments: argparse.Namespace, progress: Any) -> dict[str, Any]:
     return {
         "recipe": arguments.recipe,
+        "calib": arguments.calib,
         "dims": dict(arguments.dim),
         "dump": arguments.dump,
         "check": arguments.check,

@@ -1,4 +1,4 @@
-"""Lists what is built in: ops, rules, passes, kernels, targets, encodings, fitters, error codes."""
+"""Lists what is built in: ops, rules, passes, kernels, targets, encodings, fitters, recipes, error codes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from nomul.console import table
 
-HELP = "list ops, rules, passes, kernels, targets, encodings, fitters or errors"
+HELP = "list ops, rules, passes, kernels, targets, encodings, fitters, recipes or errors"
 Rows = tuple[tuple[str, ...], list[tuple[object, ...]]]
 
 
@@ -93,7 +93,18 @@ def _rules() -> Rows:
 def _fitters() -> Rows:
     from nomul.passes.fit import all_fitters
 
-    return ("fitter", "how it chooses the bytes"), [(n, _first_line(f.__doc__)) for n, f in all_fitters().items()]
+    rows: list[tuple[object, ...]] = [
+        (name, ", ".join(found.fits or ("all",)), _first_line(found.function.__doc__))
+        for name, found in all_fitters().items()
+    ]
+    return ("fitter", "encodings", "how it chooses the bytes"), rows
+
+
+def _recipes() -> Rows:
+    from nomul.recipe import built_in
+
+    titles = {name: text.partition("\n")[0].lstrip("# ") for name, text in built_in().items()}
+    return ("recipe", "what it does"), list(titles.items())
 
 
 def _errors() -> Rows:
@@ -110,5 +121,6 @@ CATALOGUES: dict[str, Callable[[], Rows]] = {
     "passes": _passes,
     "rules": _rules,
     "fitters": _fitters,
+    "recipes": _recipes,
     "errors": _errors,
 }

@@ -1,4 +1,4 @@
-"""Recipes: the three forms, and what is refused."""
+"""Recipes: the forms that they have, the built-in ones, and what is refused."""
 
 from __future__ import annotations
 
@@ -7,27 +7,87 @@ from pathlib import Path
 import pytest
 
 from nomul.ir.errors import NomulError
-from nomul.recipe import read_recipe
+from nomul.passes.choice import Recipe, Rule
+from nomul.recipe import built_in, read_recipe
+
+TOML = """
+strict = true
+
+[[layers]]
+match = "*.embeddings.*"
+weights = "f32"
+
+[[layers]]
+match = "encoder.*"
+role = "linear"
+weights = "ternary<planes=2, group=128>"
+fitter = "ptqtp"
+act = "i8"
+"""
 
 
-def test_the_three_forms(tmp_path: Path) -> None:
+def texts(recipe: Recipe) -> list[tuple[str, str]]:
+    return [(rule.match, str(rule)) for rule in recipe.rules]
+
+
+def test_the_forms(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
-    path.write_text('[weights]\n"*.embeddings.*" = "f32"\n"encoder.*" = "f16"\n')
-    assert read_recipe(None) == {}
-    assert read_recipe("f16") == {"*": "f16"}
-    assert read_recipe({"a.*": "bf16 by round_to_nearest"}) == {"a.*": "bf16 by round_to_nearest"}
-    assert list(read_recipe(str(path)).items()) == [("*.embeddings.*", "f32"), ("encoder.*", "f16")]
-    assert read_recipe(path) == read_recipe(str(path))
+    path.write_text(TOML)
+    assert read_recipe(None) == Recipe()
+    assert texts(read_recipe("f16")) == [("*", "f16")]
+    assert texts(read_recipe({"a.*": "bf16 by round_to_nearest"})) == [("a.*", "bf16 by round_to_nearest")]
+    read = read_recipe(str(path))
+    assert texts(read) == [("*.embeddings.*", "f32"), ("encoder.*", "ternary<planes=2, group=128> by ptqtp")]
+    assert (read.strict, read.rules[1].act, read.rules[1].role) == (True, "i8", "linear")
+    assert read == read_recipe(path) == read_recipe(read)
 
 
-def test_every_unknown_encoding_is_named() -> None:
+def test_built_in_recipes_say_what_they_are() -> None:
+    names = {"int8", "w4", "ternary2", "sherry", "lut2", "lut3", "shift", "nm24", "fp4", "mixed"}
+    assert set(built_in()) == names
+    for name, text in built_in().items():
+        assert text.startswith("# ") and text.partition("\n")[0].endswith("."), name
+        recipe = read_recipe(name)
+        assert recipe.rules[-1].match == "*" and recipe.rules[-1].role is None, name
+        assert all(rule.encoding is not None for rule in recipe.rules), name
+
+
+def test_every_wrong_word_is_named() -> None:
+    wrong = {"a": "f12", "b": "f16", "c": "f16 by magic", "d": "ternary<planes=2> by hlq", "e": "int4<bits=3>"}
     with pytest.raises(NomulError) as caught:
-        read_recipe({"a": "f12", "b": "f16", "c": "f16 by magic"})
-    assert [problem.code for problem in caught.value.problems] == ["NM009", "NM009"]
-    assert "f12" in str(caught.value) and "magic" in str(caught.value) and "f16" in str(caught.value)
+        read_recipe({**wrong, "f": "tenary"})
+    assert [problem.code for problem in caught.value.problems] == ["NM009"] * 5
+    for words in (
+        "'f12'",
+        "no fitter 'magic'",
+        "fitter hlq does not fit",
+        "for it there are ptqtp",
+        "did you mean ternary",
+    ):
+        assert words in str(caught.value), words
 
 
-@pytest.mark.parametrize("text", ["[weights", "[other]\na = 1\n", "[weights]\na = 1\n", "\x00\xff"])
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ('act = "i4"', "act is one of f32, i8, i8-static"),
+        ('role = "tail"', "role is one of"),
+        ("fitter = 3", "fitter must be a text"),
+        ('matches = "*"', "there is no key 'matches'"),
+    ],
+)
+def test_wrong_keys_of_a_rule(tmp_path: Path, key: str, words: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(f'[[layers]]\nweights = "f16"\n{key}\n')
+    with pytest.raises(NomulError, match="NM009") as caught:
+        read_recipe(path)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[[layers", "[other]\na = 1\n", "layers = 1\n", "[layers]\na = 1\n", "layers = []\nstrict = 1\n", "\x00\xff"],
+)
 def test_damaged_files(tmp_path: Path, text: str) -> None:
     path = tmp_path / "recipe.toml"
     path.write_bytes(text.encode("latin-1"))
@@ -35,6 +95,19 @@ def test_damaged_files(tmp_path: Path, text: str) -> None:
         read_recipe(path)
 
 
+def test_a_rule_must_say_weights(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('[[layers]]\nmatch = "*"\n')
+    with pytest.raises(NomulError, match="does not say weights"):
+        read_recipe(path)
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NomulError, match="NM008"):
         read_recipe(tmp_path / "none.toml")
+
+
+def test_a_rule_takes_names_and_roles() -> None:
+    assert Rule("a.*").takes(["x", "a.b"], [])
+    assert not Rule("a.*", role="head").takes(["a.b"], ["linear"])
+    assert Rule(role="head").takes(["a.b"], ["head", "linear"])

@@ -1,0 +1,158 @@
+"""Runs a module on calibration data and keeps what fitters need of each layer's inputs: mean x x^T, mean, range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nomul.ir import interpreter
+from nomul.ir.graph import Module, Node, Value
+from nomul.passes.layers import Layer
+
+Batch = Sequence[np.ndarray]  # one array for each input of @main
+MEMORY = 2 << 30  # bytes of Hessians at one time; more layers need another run over the data
+ROWS = 1 << 14  # of one batch and one layer; a longer input is thinned out evenly
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """hessian: [K, K], mean of x x^T.  mean: [K].  largest: magnitude.  rows: how many inputs were seen."""
+
+    hessian: np.ndarray
+    mean: np.ndarray
+    largest: float
+    rows: int
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """[K, K]: what is left of the Hessian where a bias takes care of the mean error."""
+        return self.hessian - np.outer(self.mean, self.mean)
+
+
+def waves(layers: Sequence[Layer], memory: int = MEMORY) -> list[list[Layer]]:
+    """The layers in order, in groups whose Hessians fit into memory together (one layer at least)."""
+    groups: list[list[Layer]] = []
+    used, seen = memory + 1, set[Hashable]()
+    for layer in layers:
+        new = {_source(node): _bytes(layer) for node in layer.nodes if _source(node) not in seen}
+        if used + sum(new.values()) > memory:
+            groups.append([])
+            new = {_source(node): _bytes(layer) for node in layer.nodes}
+            used, seen = 0, set()
+        groups[-1].append(layer)
+        used += sum(new.values())
+        seen |= set(new)
+    return groups
+
+
+def collect(
+    module: Module, layers: Sequence[Layer], batches: Iterable[Batch], progress: Callable[[int], None]
+) -> dict[str, Statistics]:
+    """Statistics by weight name for layers of @main. progress: called with the number of batches that are done.
+
+    A weight that several nodes use gets the average of their inputs; a layer that sees no rows is left out.
+    Raises NomulError (NM101) for a batch that does not fit the module's inputs."""
+    sums: dict[Hashable, _Sum] = {}
+    wanted: dict[Value, list[tuple[_Sum, Node]]] = {}
+    for node in [node for layer in layers for node in layer.nodes]:
+        if (key := _source(node)) not in sums:
+            sums[key] = _Sum()
+            wanted.setdefault(_input(node), []).append((sums[key], node))
+
+    def add(value: Value, array: np.ndarray) -> None:
+        for total, node in wanted.get(value, ()):
+            for rows in input_rows(node, array):
+                total.add(rows)
+
+    def observe(node: Node, results: Sequence[np.ndarray]) -> None:
+        for value, array in zip(node.results, results, strict=True):
+            add(value, array)
+
+    for number, batch in enumerate(batches):
+        interpreter.run(module, *batch, observer=observe)
+        for param, array in zip(module.main.params, batch, strict=True):
+            add(param, array)
+        progress(number + 1)
+    joined = {layer.weight.name: _joined([sums[_source(node)] for node in layer.nodes]) for layer in layers}
+    return {name: statistics for name, statistics in joined.items() if statistics}
+
+
+def input_rows(node: Node, x: np.ndarray) -> Iterator[np.ndarray]:
+    """The inputs of a linear layer or convolution as rows [rows, K], K in the order of its flattened weights."""
+    if node.op == "nn.linear":
+        yield _thinned(x.reshape(-1, x.shape[-1]))
+        return
+    if node.attrs["layout"] == "nhwc":
+        x = x.transpose(0, 3, 1, 2)
+    top, left, bottom, right = node.attrs["pads"]
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    reach = [(size - 1) * step + 1 for size, step in zip(_kernel(node), node.attrs["dilations"], strict=True)]
+    views = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))
+    (down, across), (tall, wide) = node.attrs["strides"], node.attrs["dilations"]
+    for image in views[:, :, ::down, ::across, ::tall, ::wide].transpose(0, 2, 3, 1, 4, 5):  # [OH, OW, C, KH, KW]
+        stretch = max(1, -(-image.shape[0] * image.shape[1] * len(views) // ROWS))
+        places = np.arange(0, image.shape[0] * image.shape[1], stretch)
+        yield image[places // image.shape[1], places % image.shape[1]].reshape(len(places), -1)
+
+
+def _thinned(rows: np.ndarray) -> np.ndarray:
+    return rows[:: max(1, -(-len(rows) // ROWS))]
+
+
+def _input(node: Node) -> Value:
+    x = node.args[0]
+    assert x is not None
+    return x
+
+
+def _kernel(node: Node) -> tuple[int, ...]:
+    weight = node.args[1]
+    assert weight is not None
+    return tuple(int(size) for size in weight.shape[2:])
+
+
+def _source(node: Node) -> Hashable:
+    """Nodes with the same inputs share one Hessian."""
+    if node.op == "nn.linear":
+        return _input(node)
+    return (_input(node), _kernel(node), *(node.attrs[name] for name in ("strides", "pads", "dilations")))
+
+
+def _bytes(layer: Layer) -> int:
+    columns = 1
+    for size in layer.weight.shape[1:]:
+        columns *= int(size)
+    return 8 * columns * columns
+
+
+class _Sum:
+    """Running sums over the rows of one input."""
+
+    def __init__(self) -> None:
+        self.squares = np.zeros((0, 0))
+        self.total = np.zeros(0)
+        self.largest = 0.0
+        self.rows = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        if not len(rows):
+            return
+        rows = rows.astype(np.float32, copy=False)
+        if not self.rows:
+            self.squares, self.total = np.zeros((rows.shape[1],) * 2), np.zeros(rows.shape[1])
+        self.squares += rows.T @ rows
+        self.total += rows.sum(axis=0, dtype=np.float64)
+        self.largest = max(self.largest, float(np.abs(rows).max()))
+        self.rows += len(rows)
+
+
+def _joined(sums: Sequence[_Sum]) -> Statistics | None:
+    found = [one for one in dict.fromkeys(sums) if one.rows]
+    if not found:
+        return None
+    rows = sum(one.rows for one in found)
+    squares = found[0].squares if len(found) == 1 else np.sum([one.squares for one in found], axis=0)
+    total = np.sum([one.total for one in found], axis=0)
+    return Statistics(squares / rows, total / rows, max(one.largest for one in found), rows)

@@ -1,0 +1,71 @@
+"""What a recipe says: rules that choose an encoding, a fitter and the activations' type for layers by name and role."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+from nomul.ir.encodings import Encoding
+from nomul.ir.errors import Problem
+
+Act = Literal["f32", "i8", "i8-static"]
+Role = Literal["linear", "conv", "head", "embedding"]
+ACTS: tuple[str, ...] = get_args(Act)
+ROLES: tuple[str, ...] = get_args(Role)
+PLAIN = "f32"  # leaves a weight as the model has it
+ANY = "*"
+NEAR = 3
+
+
+@dataclass(frozen=True)
+class Rule:
+    """match: glob over the names of weights and of layers (`loc`).  role: only layers of this role, None: of any.
+
+    encoding: None leaves the weights as they are.  fitter: by name, None: the default one of the encoding.
+    act: what activations are rounded to before they meet weights: not at all, 8 bits by row, 8 bits by one scale."""
+
+    match: str = ANY
+    encoding: Encoding | None = None
+    fitter: str | None = None
+    act: str = PLAIN
+    role: str | None = None
+
+    def takes(self, names: Iterable[str], roles: Iterable[str]) -> bool:
+        return (self.role is None or self.role in roles) and any(fnmatchcase(name, self.match) for name in names)
+
+    def __str__(self) -> str:
+        by = f" by {self.fitter}" if self.fitter else ""
+        return f"{self.encoding or PLAIN}{by}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Rules; the first that takes a layer decides, and a layer that none takes stays as it is.
+
+    strict: a layer that cannot have what its rule says is an error; else it gets the nearest thing that it can have."""
+
+    rules: tuple[Rule, ...] = ()
+    strict: bool = False
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether a rule cannot do without."""
+        return any(rule.act == "i8-static" for rule in self.rules)
+
+    def rule_of(self, names: Sequence[str], roles: Sequence[str]) -> Rule | None:
+        """The first rule that takes a layer."""
+        return next((rule for rule in self.rules if rule.takes(names, roles)), None)
+
+
+def unmatched(rules: Iterable[Rule], names: Sequence[str]) -> list[Problem]:
+    """A problem for every rule whose pattern names nothing, with the names that come nearest."""
+    problems = []
+    for rule in rules:
+        if not any(fnmatchcase(name, rule.match) for name in names) and rule.match != ANY:
+            near = difflib.get_close_matches(rule.match, names, NEAR, cutoff=0.4)
+            hint = f"near to it: {', '.join(near)}" if near else f"names begin as in: {', '.join(names[:NEAR])}"
+            problems.append(Problem("NM458", f"no weight and no layer matches '{rule.match}'", help=hint))
+    return problems
