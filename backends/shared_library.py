@@ -41,7 +41,9 @@ def _link_elf(folder: Path, objects: Sequence[str], triple: str, name: str) -> P
     (folder / "exports.map").write_text(_EXPORTS)
     contents = ["-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,--version-script=exports.map", "-s"]
     flags = ["-shared", "-Xlinker", "-soname", "-Xlinker", name, *contents, "-Wl,-z,relro,-z,now"]
-    libraries = ["-nostdlib", "-Wl,--no-as-needed", _bionic(folder, triple)] if is_android(triple) else ["-lpthread"]
+    libraries = ["-lpthread", "-Wl,-z,defs"]
+    if is_android(triple):
+        libraries = ["-nostdlib", "-Wl,--no-as-needed", _bionic(folder, triple)]
     zig(["cc", *zig_target(triple), *flags, *objects, *libraries, "-o", "linked"], folder)
     return folder / "linked"
 

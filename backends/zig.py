@@ -18,7 +18,7 @@ C_FLAGS = (
     *("-fvisibility=hidden", "-ffunction-sections", "-fno-sanitize=all"),
     *("-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=0"),  # on macOS it calls more of libc than we want to need
 )
-RUNTIME_SOURCES = ("nomul.c", "nomul_cpu.c", "nomul_pool.c", "nomul_text.c", "nomul_weights.c")
+RUNTIME_SOURCES = ("nomul.c", "nomul_cpu.c", "nomul_math.c", "nomul_pool.c", "nomul_text.c", "nomul_weights.c")
 RUNTIME_HEADERS = ("nomul.h", "nomul_rt.h")
 
 
@@ -45,7 +45,10 @@ def zig_target(triple: str) -> list[str]:
     """The flags that choose what zig compiles and links for.
 
     Zig has no headers of Android's libc. Musl's do for what the runtime uses: where the kernel does not set types and
-    constants, the opaque types of pthread.h are as large in both."""
+    constants, the opaque types of pthread.h are as large in both. For 32-bit ARM it would use NEON unasked, in code too
+    that looks whether the CPU has it."""
+    if triple.startswith("arm-"):
+        return ["-target", triple, "-mcpu=baseline-neon"]
     return ["-target", "aarch64-linux-musl" if is_android(triple) else triple]
 
 

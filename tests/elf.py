@@ -21,11 +21,13 @@ class Symbol:
 
 
 def sections(file: bytes) -> list[Section]:
-    """All sections of a 64-bit little-endian ELF file."""
-    assert file[:6] == b"\x7fELF\x02\x01"
-    (start,) = struct.unpack_from("<Q", file, 40)
-    entry_size, count, names_index = struct.unpack_from("<HHH", file, 58)
-    headers = [struct.unpack_from("<IIQQQQIIQQ", file, start + entry_size * i) for i in range(count)]
+    """All sections of a little-endian ELF file."""
+    assert file[:4] == b"\x7fELF" and file[5] == 1
+    wide = file[4] == 2  # 64 bits
+    (start,) = struct.unpack_from("<Q" if wide else "<I", file, 40 if wide else 32)
+    entry_size, count, names_index = struct.unpack_from("<HHH", file, 58 if wide else 46)
+    layout = "<IIQQQQIIQQ" if wide else "<10I"
+    headers = [struct.unpack_from(layout, file, start + entry_size * i) for i in range(count)]
     names_offset = headers[names_index][4]
     found = []
     for name, kind, flags, _, offset, size, *_ in headers:
@@ -45,7 +47,8 @@ def dynamic_symbols(file: bytes) -> list[Symbol]:
     by_name = {section.name: section.data for section in sections(file)}
     names, table = by_name[".dynstr"], by_name[".dynsym"]
     found = []
-    for offset in range(24, len(table), 24):
-        name, _, _, section_index = struct.unpack_from("<IBBH", table, offset)
+    layout, size = ("<IBBH", 24) if file[4] == 2 else ("<IIIBBH", 16)
+    for offset in range(size, len(table), size):
+        name, *_, section_index = struct.unpack_from(layout, table, offset)
         found.append(Symbol(names[name : names.index(b"\0", name)].decode(), section_index != 0))
     return found

@@ -115,6 +115,23 @@ def test_a_program_on_the_board_opens_the_library(target: str, tmp_path: Path) -
     assert len(program(*arrays(2, 5), threads=3)) == len(plan.plan.outputs)
 
 
+@pytest.mark.parametrize("target", ["rpi4", "arm-linux", "riscv64-linux", "arm-linux-musl"])
+def test_rounding_is_exact_and_needs_no_libm(target: str, tmp_path: Path) -> None:
+    graph = Graph()
+    x, ew = graph.input("x", "B", 16), graph.b.ew
+    wide = ew.cast(x, dtype="f64")
+    rounded = [(ew.floor(v), ew.ceil(v), ew.round(v), ew.trunc(v)) for v in (x, wide)]
+    module = graph.module(*(value for values in rounded for value in values))
+    library = build(module, Options(targets=(target,), output=tmp_path / "model.so"))
+    needs = {symbol.name for symbol in dynamic_symbols(library.read_bytes()) if not symbol.defined}
+    assert not {name for name in needs if name.startswith(("floor", "ceil", "rint", "trunc", "__aeabi"))}
+    numbers = [0.0, -0.0, 0.5, -0.5, 1.5, -2.5, 0.7, -0.7, 1e9, -8388607.5, 4194303.5, np.inf, -np.inf, np.nan, 3, -3.2]
+    values = np.array([numbers], np.float32)
+    for given, wanted in zip(emulated(module, target, tmp_path)(values), interpreter.run(module, values), strict=True):
+        np.testing.assert_array_equal(given, wanted)
+        np.testing.assert_array_equal(np.signbit(given), np.signbit(wanted))
+
+
 # Names that the NDK's libc.so has for Android 5 (API level 21).
 BIONIC = """
 __errno __sched_cpucount bcmp clock_gettime close fstat getauxval memcmp memcpy memmove memset mmap munmap open strlen
