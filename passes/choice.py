@@ -33,8 +33,10 @@ class Rule:
     act: str = PLAIN
     role: str | None = None
 
-    def takes(self, names: Iterable[str], roles: Iterable[str]) -> bool:
-        return (self.role is None or self.role in roles) and any(fnmatchcase(name, self.match) for name in names)
+    def takes(self, names: Iterable[str], roles: Sequence[str]) -> bool:
+        """A table that is nothing but an embedding is only taken by a rule for embeddings."""
+        fits = self.role in roles if self.role else tuple(roles) != ("embedding",)
+        return fits and any(fnmatchcase(name, self.match) for name in names)
 
     def __str__(self) -> str:
         by = f" by {self.fitter}" if self.fitter else ""

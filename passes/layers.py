@@ -32,13 +32,14 @@ class Layer:
 
 
 def layers_of(module: Module) -> list[Layer]:
-    """Every float weight of at least two axes, in the order of the module."""
-    heads = _heads(module)
-    return [
-        Layer(weight, tuple(dict.fromkeys(node for node, _ in weight.users)), _roles(weight, heads), refusal(weight))
-        for weight in module.weights.values()
-        if weight.dtype is DType.F32 and weight.type.rank >= 2 and weight.type.encoding is None
-    ]
+    """Every dense f32 weight of a linear layer, a convolution or an embedding, in the order of the module."""
+    heads, layers = _heads(module), []
+    for weight in module.weights.values():
+        roles = _roles(weight, heads)
+        if roles and weight.dtype is DType.F32 and weight.type.encoding is None:
+            nodes = tuple(dict.fromkeys(node for node, _ in weight.users))
+            layers.append(Layer(weight, nodes, roles, refusal(weight)))
+    return layers
 
 
 def refusal(weight: Weight) -> str | None:
@@ -50,7 +51,7 @@ def refusal(weight: Weight) -> str | None:
             return f"{node.op} uses it as operand {position}"
         if node.attrs.get("groups", 1) != 1:
             return "the convolution has groups"
-    return None if weight.users else "nobody uses it"
+    return None
 
 
 def _roles(weight: Weight, heads: set[Node]) -> tuple[str, ...]:
@@ -58,7 +59,7 @@ def _roles(weight: Weight, heads: set[Node]) -> tuple[str, ...]:
     for node, position in weight.users:
         if node.op == "index.gather" and position == 0:
             roles.append("embedding")
-        elif node.op in ENCODABLE:
+        elif node.op in ENCODABLE and position == 1:
             roles += ["head"] if node in heads else []
             roles.append("linear" if node.op == "nn.linear" else "conv")
     return tuple(dict.fromkeys(roles))

@@ -9,10 +9,12 @@ import pytest
 from pass_graphs import Graph, apply, built
 
 from nomul.ir import interpreter
+from nomul.ir.encodings import get_encoding
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module, Value
 from nomul.ir.verifier import verify
 from nomul.passes.base import Report
+from nomul.passes.choice import Recipe, Rule
 from nomul.passes.encode import Encode
 from nomul.passes.fit_layers import FitCache
 from nomul.passes.layers import layers_of
@@ -127,7 +129,7 @@ def test_what_stands_in_for_an_encoding_that_does_not_fit(columns: int, wanted: 
 def failure(module: Module, rules: Rules, strict: bool = False) -> NomulError:
     recipe = read_recipe(rules)
     with pytest.raises(NomulError) as error:
-        apply(module, Encode(type(recipe)(recipe.rules, strict)))
+        apply(module, Encode(Recipe(recipe.rules, strict)))
     return error.value
 
 
@@ -164,8 +166,7 @@ def test_weights_that_are_not_finite_are_named(bad: float) -> None:
 
 
 def test_activations() -> None:
-    rules = read_recipe({"*": "int8"}).rules
-    recipe = type(read_recipe(None))(tuple(type(rule)(encoding=rule.encoding, act="i8") for rule in rules))
+    recipe = Recipe((Rule(encoding=get_encoding("int8"), act="i8"),))
     nodes = apply(built(network), Encode(recipe)).module.main.nodes
     assert [node.attrs["act"] for node in nodes if "act" in node.attrs] == ["i8", "f32", "i8", "i8"]
 
@@ -207,8 +208,7 @@ def test_a_bias_takes_the_mean_error() -> None:
 
 
 def test_static_activations_take_the_largest_input() -> None:
-    rule = read_recipe({"l2.*": "int8"}).rules[0]
-    recipe = type(read_recipe(None))((type(rule)("l2.*", rule.encoding, act="i8-static"),))
+    recipe = Recipe((Rule("l2.*", get_encoding("int8"), act="i8-static"),))
     module = built(network)
     out = apply(module, Encode(recipe, images())).module
     largest = 0.0
@@ -269,3 +269,14 @@ def test_the_cache_knows_other_data_and_other_weights(tmp_path: Path) -> None:
     (cache / "notes.txt").unlink()
     FitCache(cache).clear()
     assert not cache.exists()
+
+
+def test_embeddings_are_taken_by_rules_of_their_own_only() -> None:
+    def embedding(g: Graph) -> Value:
+        rows = g.b.index.gather(g.weight("table", 9, 8), g.input("ids", "S", dtype="i64"))
+        return g.b.nn.linear(rows, g.weight("w", 4, 8))
+
+    _, report = run(built(embedding), Encode(Recipe((Rule(encoding=get_encoding("f16")),), strict=True)))
+    assert report.notes == []
+    _, report = run(built(embedding), Encode(Recipe((Rule(encoding=get_encoding("f16"), role="embedding"),))))
+    assert report.notes == ["@table stays f32, not f16: index.gather uses it as operand 0"]
