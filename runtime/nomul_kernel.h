@@ -10,6 +10,9 @@
 #if defined(__FAST_MATH__)
 #error "kernels round as IEEE 754 says: compile them without -ffast-math"
 #endif
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "weights are stored little-endian"
+#endif
 _Static_assert(sizeof(int) >= 4, "kernels compute 8- and 16-bit integers in int");
 
 /* x * y + z; in one instruction where the machine has it, since fma of math.h is slow elsewhere. */

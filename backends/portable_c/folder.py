@@ -17,6 +17,7 @@ from nomul.backends.zig import write_runtime
 from nomul.ir.errors import NomulError
 
 RUNTIME = ("nomul.c", "nomul_cpu_none.c", "nomul_pool.c", "nomul_text.c", "nomul_weights.c")
+_WEIGHTS_FILES = ("weights.c", "weights.S", "weights.bin")
 HEADERS = ("nomul.h", "nomul_rt.h", "nomul_kernel.h")
 
 _MAKEFILE = """\
@@ -123,3 +124,6 @@ def _place(folder: Path, output: Path) -> None:
         return
     for file in sorted(folder.iterdir()):
         place_file(file, output / file.name)
+    for name in _WEIGHTS_FILES:  # of a compile before, which put them elsewhere
+        if not (folder / name).exists():
+            (output / name).unlink(missing_ok=True)

@@ -12,10 +12,12 @@ from portable_c_harness import WARNINGS, build_library, run_library
 
 import nomul
 from nomul.backends.portable_c.folder import weights_array
+from nomul.cli import main
 from nomul.ir import interpreter
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
 from nomul.ir.parser import parse_module
+from nomul.nir import write_nir
 
 NETWORK = """\
 nomul.ir 1
@@ -184,3 +186,16 @@ def test_equal_models_give_equal_sources(folder: Path, tmp_path: Path) -> None:
     for path in folder.iterdir():
         if path.suffix in (".c", ".h", ".json") or path.name == "Makefile":
             assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+
+
+def test_the_command_line_tells_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_nir(network(), tmp_path / "network.nir")
+    source, output = str(tmp_path / "network.nir"), str(tmp_path / "out")
+    command = ["compile", source, "--emit", "c", "--target", "cortex-m7", "-o", output]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "weights in weights.c" in text and "target cortex-m7, scratch" in text
+    assert "CPU ?= -mcpu=cortex-m7" in (tmp_path / "out" / "target.mk").read_text()
+    assert main([*command, "--array-limit", "1", "--dump", str(tmp_path / "dump")]) == 0
+    assert "weights in weights.bin" in capsys.readouterr().out and not (tmp_path / "out" / "weights.c").exists()
+    assert (tmp_path / "dump" / "kernels.c").read_bytes() == (tmp_path / "out" / "kernels.c").read_bytes()

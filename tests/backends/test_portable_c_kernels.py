@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import pytest
-from kernel_harness import CompiledKernel
+from kernel_harness import CompiledKernel, close, make_group, random_array, reference
 from portable_c_harness import c_kernels
 from test_generic import ALL, OTHER_SIZES, OTHERS, SIZES, check, group_of
+from test_generic_groups import DIMS, GROUPS, t
 
 SAMPLE = sorted({*range(0, len(ALL), 4), *(ALL.index(case) for case in {case.op: case for case in ALL}.values())})
 
@@ -40,3 +42,12 @@ def test_symbolic_sizes(number: int) -> None:
     kernel = symbolic_kernels()[number]
     for pieces, sizes in enumerate([SIZES, *OTHER_SIZES], 1):
         check(kernel, OTHERS[number], sizes, {name: sizes[name] for name in kernel.group.dims}, pieces)
+
+
+def test_fused_groups() -> None:
+    for kernel in c_kernels([make_group(build, *map(t, types)) for build, types in GROUPS]):
+        rng = np.random.default_rng(0)
+        arrays = [random_array(param.type, DIMS, rng) for param in kernel.group.func.params]
+        expected = reference(kernel.group, arrays, DIMS)
+        for got, right in zip(kernel(*arrays, dims=DIMS, pieces=3), expected, strict=True):
+            close(got, right, 1e-5)
