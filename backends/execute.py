@@ -54,7 +54,7 @@ def to_exec(module: Module, selection: Selection) -> Module:
             _exchange(func, node, "exec.view", {})
         else:
             raise AssertionError(f"{node!r} is in no group")
-    module.level = "exec"
+    module.level, module.after = "exec", ""
     return module
 
 

@@ -1,4 +1,5 @@
-"""Files of the text form: `NAME.nir` with `NAME.safetensors` beside it for the weights."""
+"""Files of the text form: `NAME.nir` with the weights beside it, in `NAME.safetensors` or, in the folder of a dump, in
+one file for all."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
 from nomul.ir.parser import parse_module
 from nomul.ir.text import print_module
-from nomul.ir.weights_file import load_weights, save_weights
+from nomul.ir.weights_file import load_weights, read_source, save_weights, source_metadata
+from nomul.passes.dump import WEIGHTS
 
 
 def read_nir(path: Path) -> Module:
@@ -20,9 +22,10 @@ def read_nir(path: Path) -> Module:
     except UnicodeDecodeError:
         raise NomulError("NM004", f"{path} is not a text file") from None
     module = parse_module(text)
-    weights = weights_path(path)
-    if weights.exists():
-        load_weights(module, weights)
+    weights = next((file for file in (weights_path(path), path.with_name(WEIGHTS)) if file.exists()), None)
+    if weights is not None:
+        module.source = read_source(load_weights(module, weights))
+        module.origin = str(module.source.get("origin", ""))
     return module
 
 
@@ -32,14 +35,15 @@ def require_weights(module: Module) -> None:
     if missing:
         shown = ", ".join(f"@{name}" for name in missing[:3]) + (", ..." if len(missing) > 3 else "")
         message = f"{len(missing)} of {len(module.weights)} weights have no data: {shown}"
-        raise NomulError("NM016", message, help="put the weights beside the text, as NAME.safetensors beside NAME.nir")
+        help = f"put them beside the text: NAME.safetensors beside NAME.nir, or the {WEIGHTS} of its dump"
+        raise NomulError("NM016", message, help=help)
 
 
 def write_nir(module: Module, path: Path) -> None:
     """The text, and the weights beside it. Raises NomulError."""
     path.write_text(print_module(module), encoding="utf-8")
-    if module.weights:
-        save_weights(module, weights_path(path))
+    if module.weights and all(weight.fields for weight in module.weights.values()):
+        save_weights(module, weights_path(path), source_metadata(module))
 
 
 def weights_path(path: Path) -> Path:

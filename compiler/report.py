@@ -22,23 +22,32 @@ FORMAT = 1
 _STRUCTURE = ("call", "exec.run", "exec.view")
 
 
-def describe(source: Module, module: Module, selection: Selection, plan: Plan) -> dict[str, Any]:
+def source_facts(module: Module, name: str) -> dict[str, Any]:
+    """What only the source model tells; a dump keeps it. name: of the artifact."""
+    return {
+        "name": name,
+        "origin": module.origin,
+        "inputs": [_input(spec) for spec in input_specs(module)],
+        "ops": op_counts(module),
+    }
+
+
+def describe(module: Module, selection: Selection, plan: Plan) -> dict[str, Any]:
     """Facts of a compiled model, beside those that the linker notes (name, target, level names, steps, weights image).
 
-    source: as imported; module: at level "exec" with planned slots."""
-    inputs = [_input(spec, port.name) for spec, port in zip(input_specs(source), plan.inputs, strict=True)]
+    module: at level "exec" with planned slots, and with the facts of its source."""
     choices = {id(choice): index for index, choice in enumerate(selection.unique)}
     runs = [node for node in module.main.nodes if node.op == "exec.run"]
     return {
         "format": FORMAT,
-        "origin": source.origin,
-        "inputs": inputs,
+        "origin": module.source["origin"],
+        "inputs": _known_inputs(module),
         "outputs": [{"name": p.name, "dtype": str(p.dtype), "shape": _shape(p.shape)} for p in plan.outputs],
         "dims": dims_facts(plan.dims),
         "level_facts": [
             {"name": lvl.name, "features": list(lvl.features), "object_bytes": len(lvl.object)} for lvl in plan.levels
         ],
-        "source_ops": op_counts(source),
+        "source_ops": module.source["ops"],
         "ops": op_counts(module),
         "weights_table": weight_facts(module.weights.values()),
         "weights_bytes": len(plan.weights),
@@ -54,7 +63,7 @@ def describe_module(module: Module) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "origin": module.origin,
-        "inputs": [_input(spec, spec.name) for spec in input_specs(module)],
+        "inputs": [_input(spec) for spec in input_specs(module)],
         "outputs": [{"name": value.name, **_type(value)} for value in module.main.returns],
         "dims": dims_facts(module.dims),
         "ops": op_counts(module),
@@ -91,10 +100,23 @@ def dims_facts(dims: dict[str, Range]) -> dict[str, list[int | None]]:
     return {name: [int(low), None if high == inf else int(high)] for name, (low, high) in dims.items()}
 
 
-def _input(spec: InputSpec, name: str) -> dict[str, Any]:
+def _known_inputs(module: Module) -> list[dict[str, Any]]:
+    """As the source has them: passes may hide what an integer indexes. Where the IR was edited, as it is."""
+    found, known = [_input(spec) for spec in input_specs(module)], module.source["inputs"]
+    ports = [[(port["name"], port["dtype"], port["shape"]) for port in inputs] for inputs in (found, known)]
+    return known if ports[0] == ports[1] else found
+
+
+def _input(spec: InputSpec) -> dict[str, Any]:
     """One input with the bounds of its integer values."""
     type = spec.type
-    return {"name": name, "dtype": str(type.dtype), "shape": _shape(type.shape), "low": spec.low, "high": spec.high}
+    return {
+        "name": spec.name,
+        "dtype": str(type.dtype),
+        "shape": _shape(type.shape),
+        "low": spec.low,
+        "high": spec.high,
+    }
 
 
 def _type(value: Value) -> dict[str, Any]:

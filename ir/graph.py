@@ -46,11 +46,14 @@ class Value:
 
 class Weight(Value):
     """A named constant tensor of the module. fields: the encoding's packed arrays (`data` alone when dense);
-    empty when only name and type are known (a `.nir` without its weights file)."""
+    empty when only name and type are known (a `.nir` without its weights file).
 
-    def __init__(self, name: str, type: Tensor, fields: Mapping[str, np.ndarray] | None = None) -> None:
+    key: the name under which that file has it, where it has another one there and the data is not loaded."""
+
+    def __init__(self, name: str, type: Tensor, fields: Mapping[str, np.ndarray] | None = None, key: str = "") -> None:
         super().__init__(name, type)
         self.fields: dict[str, np.ndarray] = dict(fields or {})
+        self.key = key
 
     @staticmethod
     def dense(name: str, array: np.ndarray) -> Weight:
@@ -209,13 +212,17 @@ class Func:
 class Module:
     """dims (named sizes and their ranges), weights, functions; `main` is the entry. level: what the nodes mean.
 
-    origin: what wrote the source model and in which version, for people to read; no part of the text form."""
+    after: the phase or pass (`PHASE.PASS`) that this module is the result of; compiling it goes on behind that.
+    origin: what wrote the source model and in which version, for people to read.  source: facts of the source model
+    that this module cannot tell any more (`compiler/report.py`). Both are no part of the text form."""
 
     dims: dict[str, Range] = field(default_factory=dict)
     weights: dict[str, Weight] = field(default_factory=dict)
     funcs: dict[str, Func] = field(default_factory=dict)
     level: Literal["tensor", "exec"] = "tensor"
     origin: str = ""
+    after: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def main(self) -> Func:
@@ -248,10 +255,10 @@ class Module:
 
     def clone(self) -> Module:
         """A copy whose graph may be changed freely; weight arrays are shared (they are never written)."""
-        copy = Module(dict(self.dims), {}, {}, self.level, self.origin)
+        copy = Module(dict(self.dims), {}, {}, self.level, self.origin, self.after, self.source)
         mapping: dict[Value, Value] = {}
         for weight in self.weights.values():
-            mapping[weight] = copy.weights[weight.name] = Weight(weight.name, weight.type, weight.fields)
+            mapping[weight] = copy.weights[weight.name] = Weight(weight.name, weight.type, weight.fields, weight.key)
         for func in self.funcs.values():
             copy.funcs[func.name] = clone_func(func, mapping)
         return copy

@@ -15,6 +15,7 @@ from nomul.ir.types import Tensor
 
 Observer = Callable[[Node, Sequence[np.ndarray]], None]
 Array = np.ndarray | EncodedArray
+_TAKE_ENCODED = frozenset({"nn.linear", "nn.conv2d", "nn.quantised_linear", "nn.quantised_conv2d"})
 
 
 def run(module: Module, *inputs: np.ndarray, observer: Observer | None = None) -> tuple[np.ndarray, ...]:
@@ -63,9 +64,9 @@ def type_shape(type: Tensor, dims: Mapping[str, int]) -> tuple[int, ...]:
 def evaluate_node(node: Node, operands: Sequence[Array | None], dims: Mapping[str, int]) -> tuple[np.ndarray, ...]:
     """The results of one node for operand arrays. Results have exactly the dtype and shape of the node's types.
 
-    Ops that can quantise their input (with the attribute `act`) see encoded weights as they are, all others decoded."""
+    Ops that can multiply integers see encoded weights as they are, all others decoded."""
     attrs = {name: _concrete(value, dims) for name, value in node.attrs.items()}
-    if "act" not in attrs:
+    if node.op not in _TAKE_ENCODED:
         operands = [None if operand is None else decoded(operand) for operand in operands]
     with np.errstate(all="ignore"):
         results = node.spec.function(*operands, **attrs)

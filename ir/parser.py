@@ -13,6 +13,7 @@ from nomul.ir.expressions import Name, TextFault, closest
 from nomul.ir.graph import Constant, Func, Module, Node, Value, Weight
 from nomul.ir.op import OpSpec, TypeFault, all_ops
 from nomul.ir.syntax import (
+    After,
     Close,
     DimLine,
     FuncLine,
@@ -130,6 +131,13 @@ class _Reader:
             raise TextFault("NM321", "the level must come before the first function")
         self.module.level = cast(Literal["tensor", "exec"], name)
 
+    def _after(self, after: After) -> None:
+        if self.module.after:
+            raise TextFault("NM321", "a second line 'after'")
+        if self.module.funcs:
+            raise TextFault("NM321", "the line 'after' must come before the first function")
+        self.module.after = after.label
+
     def _dimline(self, dim: DimLine) -> None:
         if dim.name in self.module.dims:
             raise TextFault("NM323", f"dim {dim.name} is declared twice")
@@ -138,7 +146,7 @@ class _Reader:
     def _weightline(self, weight: WeightLine) -> None:
         if weight.name.text in self.module.weights:
             raise TextFault("NM323", f"weight @{weight.name.text} is declared twice", weight.name.column)
-        made = self.module.weights[weight.name.text] = Weight(weight.name.text, weight.type)
+        made = self.module.weights[weight.name.text] = Weight(weight.name.text, weight.type, None, weight.key)
         self.lines_of[made] = self.number
 
     def _funcline(self, line: FuncLine) -> None:

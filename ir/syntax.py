@@ -17,7 +17,7 @@ from nomul.ir.expressions import unquoted as unquote
 from nomul.ir.graph import Constant
 from nomul.ir.types import Tensor
 
-KEYWORDS = ("nomul.ir", "level", "dim", "weight", "func", "return")
+KEYWORDS = ("nomul.ir", "level", "after", "dim", "weight", "func", "return")
 
 
 class Header(NamedTuple):
@@ -28,6 +28,10 @@ class Level(NamedTuple):
     name: Name
 
 
+class After(NamedTuple):
+    label: str
+
+
 class DimLine(NamedTuple):
     name: str
     low: int
@@ -35,8 +39,11 @@ class DimLine(NamedTuple):
 
 
 class WeightLine(NamedTuple):
+    """key: the weight's name in its file where that is another one, else empty."""
+
     name: Name
     type: Tensor
+    key: str = ""
 
 
 class Output(NamedTuple):
@@ -78,7 +85,7 @@ class Close(NamedTuple):
     """The line `}`."""
 
 
-Statement = Header | Level | DimLine | WeightLine | FuncLine | NodeLine | Return | Close
+Statement = Header | Level | After | DimLine | WeightLine | FuncLine | NodeLine | Return | Close
 
 
 def parse_line(text: str) -> Statement:
@@ -151,6 +158,9 @@ class _Statements(Expressions):
     def level(self, name: Token) -> Level:
         return Level(Name(str(name), column_of(name)))
 
+    def after(self, label: Any) -> After:
+        return After(str(label))
+
     def dim(self, name: Any, low: float, high: float) -> DimLine:
         if isinf(low):
             raise TextFault("NM324", "the lower bound of a dim cannot be inf")
@@ -159,8 +169,8 @@ class _Statements(Expressions):
     def bound(self, token: Token) -> float:
         return inf if token == "inf" else integer(token)
 
-    def weight(self, name: Token, type: Tensor) -> WeightLine:
-        return WeightLine(name_of(name), type)
+    def weight(self, name: Token, type: Tensor, *key: Token) -> WeightLine:
+        return WeightLine(name_of(name), type, unquote(key[0], str(key[0])) if key else "")
 
     def func(self, name: Token, *rest: Any) -> FuncLine:
         outputs = tuple(part for part in rest if isinstance(part, Output))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from math import inf, isinf, isnan
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from nomul.ir.dim import Atom, Dim, Quotient
@@ -28,20 +29,26 @@ class Line(NamedTuple):
     text: str
 
 
-def print_module(module: Module) -> str:
-    """The whole module; ends with a newline. Weights appear by name and type only."""
-    return "".join(f"{line.text}\n" for line in module_lines(module))
+def print_module(module: Module, keys: Mapping[str, str] | None = None) -> str:
+    """The whole module; ends with a newline. Weights appear by name and type only.
+
+    keys: the names that a weights file has for some of the weights, by name, where they are not those weights' own."""
+    return "".join(f"{line.text}\n" for line in module_lines(module, keys or {}))
 
 
-def module_lines(module: Module) -> Iterator[Line]:
+def module_lines(module: Module, keys: Mapping[str, str] = MappingProxyType({})) -> Iterator[Line]:
     """The lines of `print_module`. Works for modules that the verifier rejects, too."""
     yield Line(None, f"nomul.ir {VERSION}")
     if module.level != "tensor":
         yield Line(None, f"level {module.level}")
+    if module.after:
+        yield Line(None, f"after {word_text(module.after)}")
     for name, (low, high) in module.dims.items():
         yield Line(None, f"dim {word_text(name)} in [{low}, {high if high == inf else int(high)}]")
     for weight in module.weights.values():
-        yield Line(weight, f"weight {weight_text(weight)} : {type_text(weight.type)}")
+        key = keys.get(weight.name, weight.key)
+        source = f" from {string_text(key)}" if key else ""
+        yield Line(weight, f"weight {weight_text(weight)} : {type_text(weight.type)}{source}")
     for func in module.funcs.values():
         yield from func_lines(func)
 

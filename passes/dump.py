@@ -1,4 +1,5 @@
-"""The dump folder: numbered files that say what each pass did. It cleans only what an earlier dump wrote."""
+"""The dump folder: numbered files that say what each pass did, and the weights of all of them in one file beside them.
+It cleans only what an earlier dump wrote."""
 
 from __future__ import annotations
 
@@ -6,8 +7,13 @@ import difflib
 from pathlib import Path
 
 from nomul.ir.errors import NomulError
+from nomul.ir.graph import Module
+from nomul.ir.text import print_module
+from nomul.ir.weights_file import source_metadata
+from nomul.ir.weights_store import WeightsStore
 
 MANIFEST = ".nomul-dump"
+WEIGHTS = "weights.safetensors"
 
 
 class Dump:
@@ -23,6 +29,7 @@ class Dump:
             self._manifest = self.folder / MANIFEST
             self._manifest.write_text("", encoding="utf-8")
             self._listed: set[str] = set()
+            self._weights: WeightsStore | None = None
         except OSError as error:
             raise NomulError("NM454", f"cannot write the dump folder {self.folder}: {error}") from None
 
@@ -31,14 +38,24 @@ class Dump:
         path = self.folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if name not in self._listed:
-                with self._manifest.open("a", encoding="utf-8") as manifest:
-                    manifest.write(f"{name}\n")
-                self._listed.add(name)
+            self._list(name)
             path.write_bytes(content.encode() if isinstance(content, str) else content)
         except OSError as error:
             raise NomulError("NM454", f"cannot write {path}: {error}") from None
         return path
+
+    def write_module(self, stem: str, module: Module) -> None:
+        """`STEM.nir`, which compiles again: new weights go into the weights file. Raises NomulError (NM340)."""
+        if self._weights is None:
+            self._list(WEIGHTS)
+            self._weights = WeightsStore(self.folder / WEIGHTS, source_metadata(module))
+        self.write(f"{stem}.nir", print_module(module, self._weights.add(module)))
+
+    def _list(self, name: str) -> None:
+        if name not in self._listed:
+            with self._manifest.open("a", encoding="utf-8") as manifest:
+                manifest.write(f"{name}\n")
+            self._listed.add(name)
 
     def _clean(self) -> None:
         if not self.folder.exists():

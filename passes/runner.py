@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 from nomul.ir.errors import NomulError, Problem
 from nomul.ir.graph import Module
@@ -35,6 +39,20 @@ class Phase:
     name: str
     steps: tuple[Step, ...]
 
+    @cached_property
+    def labels(self) -> list[list[str]]:
+        """A name for each pass of each step: `PHASE.PASS`, with a number behind it from its second place on."""
+        seen: Counter[str] = Counter()
+        return [[self._label(item.name, seen) for item in _passes(step)] for step in self.steps]
+
+    def _label(self, name: str, seen: Counter[str]) -> str:
+        seen[name] += 1
+        return f"{self.name}.{name}" + (f".{seen[name]}" if seen[name] > 1 else "")
+
+
+def _passes(step: Step) -> tuple[Pass, ...]:
+    return (step,) if isinstance(step, Pass) else step.passes
+
 
 @dataclass(frozen=True)
 class PassRecord:
@@ -62,25 +80,37 @@ class PassRunner:
     def run(self, module: Module, phases: Sequence[Phase], until: str | None = None) -> Module:
         """The module after all phases up to `until`; the given module stays as it is.
 
-        Raises NomulError: NM450 a pass crashed, NM451 it left an invalid module, NM452 the check found other results,
-        NM453 passes that do not settle, NM455 unknown phase."""
-        phases = _upto(phases, until)
-        verify(module)
-        self._text = print_module(module)
-        if self.check:
-            self._checker = Checker(module)
-        if self.dump:
-            self.dump.write("00.import.nir", self._text)
-        for number, phase in enumerate(phases):
+        A module that is `after` a pass goes on behind it. Raises NomulError: NM450 a pass crashed, NM451 it left an
+        invalid module, NM452 the check found other results, NM453 passes that do not settle, NM455 unknown phase."""
+        begin, end = _begin(phases, module.after), _end(phases, until)
+        if end < begin.phase:
+            message = f"the phase '{until}' is behind the module already, which is after '{module.after}'"
+            raise NomulError("NM455", message)
+        self._start(module)
+        for number in range(begin.phase, end):
+            phase = phases[number]
             if self.progress:
-                self.progress(phase.name, number / len(phases))
-            for step in phase.steps:
-                module = self._step(module, step, phase.name)
+                self.progress(phase.name, number / end)
+            for index, step in enumerate(phase.steps):
+                place = Place(number, index)
+                if place >= Place(begin.phase, begin.step):
+                    passed = begin.passed if place == Place(begin.phase, begin.step) else 0
+                    module = self._step(module, step, phase, index, passed)
+        if end > begin.phase:
+            module = module.clone()
+            module.after = phases[end - 1].name
         return module
 
-    def apply(self, module: Module, item: Pass, phase: str = "opt") -> Module:
+    def apply_all(self, module: Module, passes: Sequence[Pass]) -> Module:
+        """The module after these passes, of no phase. Raises NomulError as `run`."""
+        self._start(module)
+        for item in passes:
+            module = self.apply(module, item)
+        return module
+
+    def apply(self, module: Module, item: Pass, phase: str = "opt", label: str = "") -> Module:
         """The module after one pass, verified, checked, recorded and dumped. The given module stays as it is, and is
-        the result where the pass changes nothing."""
+        the result where the pass changes nothing. label: what the result is `after`."""
         before = self._text or print_module(module)
         copy, report, start = module.clone(), Report(), time.perf_counter()
         try:
@@ -95,14 +125,18 @@ class PassRunner:
         spent = (time.perf_counter() - start) * 1e3
         self._text = print_module(copy)
         changed = self._text != before
-        if not changed:
-            copy = module
-        else:
+        if changed:
             self._verify(copy, item, report)
         nodes = sum(len(func.nodes) for func in copy.funcs.values())
         self.records.append(PassRecord(item.name, phase, spent, nodes, changed, report))
-        self._dump_pass(item.name, before if changed else None)
-        if changed and self._checker:
+        if not changed:
+            self._dump_tables()
+            return module
+        if label:
+            copy.after = label
+            self._text = print_module(copy)
+        self._dump_pass(item.name, before, copy)
+        if self._checker:
             self._checker.compare(copy, item)
         return copy
 
@@ -114,17 +148,27 @@ class PassRunner:
         return sorted(dict.fromkeys(found), key=lambda miss: (-miss.closeness, miss.rule, miss.root))
 
     # -- steps -------------------------------------------------------------------------------------------------
-    def _step(self, module: Module, step: Step, phase: str) -> Module:
+    def _start(self, module: Module) -> None:
+        verify(module)
+        self._text = print_module(module)
+        if self.check:
+            self._checker = Checker(module)
+        if self.dump:
+            self.dump.write_module("00.import", module)
+
+    def _step(self, module: Module, step: Step, phase: Phase, index: int, passed: int) -> Module:
+        """One step of a phase. passed: how many passes of a first round are behind the module already."""
+        labels = phase.labels[index]
         if isinstance(step, Pass):
-            return self.apply(module, step, phase)
+            return self.apply(module, step, phase.name, labels[0])
         idle = 0  # passes run since the last change
-        for item in step.passes * step.limit:
-            module = self.apply(module, item, phase)
+        for item, label in list(zip(step.passes * step.limit, labels * step.limit, strict=True))[passed:]:
+            module = self.apply(module, item, phase.name, label)
             idle = 0 if self.records[-1].changed else idle + 1
             if idle == len(step.passes):
                 return module
         busy = ", ".join(record.name for record in self.records[-len(step.passes) :] if record.changed)
-        message = f"passes of phase '{phase}' still change the module after {step.limit} rounds: {busy}"
+        message = f"passes of phase '{phase.name}' still change the module after {step.limit} rounds: {busy}"
         raise NomulError("NM453", message, help=_BUG)
 
     def _verify(self, module: Module, item: Pass, report: Report) -> None:
@@ -132,34 +176,63 @@ class PassRunner:
             verify(module)
         except NomulError as error:
             if self.dump:
-                self.dump.write(f"{len(self.records) + 1:02d}.{item.name}.broken.nir", print_module(module))
+                self.dump.write_module(f"{len(self.records) + 1:02d}.{item.name}.broken", module)
             rules = f" (rules: {', '.join(report.fired)})" if report.fired else ""
             head = Problem("NM451", f"pass '{item.name}' left an invalid module{rules}", help=_BUG)
             raise NomulError.many([head, *error.problems]) from None
 
     # -- dump --------------------------------------------------------------------------------------------------
-    def _dump_pass(self, name: str, before: str | None) -> None:
-        """The module where it changed, and both tables: they are complete whatever fails next."""
-        if self.dump is None:
-            return
-        if before is not None:
+    def _dump_pass(self, name: str, before: str, module: Module) -> None:
+        if self.dump:
             stem = f"{len(self.records):02d}.{name}"
-            self.dump.write(f"{stem}.nir", self._text)
+            self.dump.write_module(stem, module)
             self.dump.write(f"{stem}.diff", text_diff(before, self._text, name))
-        self.dump.write("index.txt", index_table(self.records))
-        self.dump.write("why.txt", "".join(f"{miss}\n" for miss in self.misses))
+        self._dump_tables()
+
+    def _dump_tables(self) -> None:
+        """They are complete whatever fails next."""
+        if self.dump:
+            self.dump.write("index.txt", index_table(self.records))
+            self.dump.write("why.txt", "".join(f"{miss}\n" for miss in self.misses))
 
 
 _BUG = "this is a fault of nomul; --dump DIR keeps the module before it"
 
 
-def _upto(phases: Sequence[Phase], until: str | None) -> list[Phase]:
+class Place(NamedTuple):
+    """Where a module stands in a list of phases. passed: passes of that step that are behind it."""
+
+    phase: int
+    step: int = 0
+    passed: int = 0
+
+
+def _begin(phases: Sequence[Phase], after: str) -> Place:
+    """The place behind a phase or a pass. Raises NomulError (NM460) where there is none of that name."""
+    if not after:
+        return Place(0)
+    for number, phase in enumerate(phases):
+        if after == phase.name:
+            return Place(number + 1)
+        for index, labels in enumerate(phase.labels):
+            if after in labels:
+                if isinstance(phase.steps[index], Pass):
+                    return Place(number, index + 1)
+                return Place(number, index, (labels.index(after) + 1) % len(labels))
+    known = [label for phase in phases for labels in phase.labels for label in labels]
+    near = ", ".join(difflib.get_close_matches(after, known, 3)) or ", ".join(phase.name for phase in phases)
+    message = f"the module is after '{after[:60]}', which is no phase and no pass"
+    raise NomulError("NM460", message, help=f"near: {near}")
+
+
+def _end(phases: Sequence[Phase], until: str | None) -> int:
+    """How many phases to run."""
     names = [phase.name for phase in phases]
     if until is None:
-        return list(phases)
+        return len(phases)
     if until not in names:
         raise NomulError("NM455", f"there is no phase '{until}'", help=f"phases: {', '.join(names)}")
-    return list(phases[: names.index(until) + 1])
+    return names.index(until) + 1
 
 
 def index_table(records: Sequence[PassRecord]) -> str:

@@ -161,10 +161,10 @@ def kind_interp(file: FileTest, arguments: str) -> None:
 def kind_opt(file: FileTest, arguments: str) -> None:
     """The module after the named passes (`opt simplify,dead_code`) is the expected text, and computes the same."""
     from nomul.passes.catalog import make_pass
-    from nomul.passes.runner import PassRunner, Phase
+    from nomul.passes.runner import PassRunner
 
-    passes = tuple(make_pass(name.strip()) for name in arguments.split(","))
-    result = PassRunner(check=True).run(file.module(), [Phase("opt", passes)])
+    passes = [make_pass(name.strip()) for name in arguments.split(",")]
+    result = PassRunner(check=True).apply_all(file.module(), passes)
     file.compare_text(print_module(result))
 
 

@@ -76,7 +76,10 @@ def apply(module: Module, *names: str | Pass, check: bool = True) -> Outcome:
     wanted = [make_pass(name) if isinstance(name, str) else name for name in names]
     clean = [make_pass(name) for name in ("fold_constants", "common_subexpressions", "dead_code")]
     runner = PassRunner(check=check)
+    module = module.clone()
+    module.after = ""  # it may come from these passes, or from other phases
     result = runner.run(module, [Phase("test", (Fixpoint((*wanted, *clean)),))])
+    result.after = ""
     fired: Counter[str] = Counter()
     for record in runner.records:
         fired.update(record.report.fired)

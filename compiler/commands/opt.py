@@ -26,13 +26,13 @@ def run(arguments: argparse.Namespace) -> int:
     from nomul.nir import write_nir
     from nomul.passes.catalog import make_pass
     from nomul.passes.dump import Dump
-    from nomul.passes.runner import PassRunner, Phase, index_table
+    from nomul.passes.runner import PassRunner, index_table
     from nomul.source import read_model
 
-    passes = tuple(make_pass(name.strip()) for name in arguments.passes.split(",") if name.strip())
+    passes = [make_pass(name.strip()) for name in arguments.passes.split(",") if name.strip()]
     module = read_model(arguments.model, dims=dict(arguments.dim))
     runner = PassRunner(Dump(arguments.dump) if arguments.dump else None, arguments.check)
-    module = runner.run(module, [Phase("opt", passes)])
+    module = runner.apply_all(module, passes)
     if arguments.output:
         write_nir(module, arguments.output)
     if arguments.table:

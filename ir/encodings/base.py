@@ -29,6 +29,11 @@ class Encoding:
         """The packed fields that belong to all rows at once; any other has the rows of the tensor on its first axis."""
         return ()
 
+    @property
+    def is_integer(self) -> bool:
+        """Whether weights have `integer_terms`."""
+        return False
+
     def pack(self, array: np.ndarray) -> dict[str, np.ndarray]:
         """Nearest representable weights, as packed fields by name. array: f32, any shape."""
         raise NotImplementedError

@@ -26,6 +26,10 @@ class Grouped(LowBit):
         if (wrong := one_of(self.scales, *SCALE_DTYPES)) is not None:
             raise ValueError(f"scales {wrong}")
 
+    @property
+    def is_integer(self) -> bool:
+        return True
+
     # -- choosing ----------------------------------------------------------------------------------------------
     def choose(self, matrix: np.ndarray) -> dict[str, np.ndarray]:
         return self.nearest_by_rows(matrix, self.default_scales(matrix))

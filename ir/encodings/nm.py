@@ -51,6 +51,10 @@ class Nm(LowBit):
         return self.value.shared if self.value else ()
 
     @property
+    def is_integer(self) -> bool:
+        return isinstance(self.value, Grouped)
+
+    @property
     def block(self) -> int:
         kept = self.value.block if isinstance(self.value, Grouped) else self.n
         return lcm(self.m, kept * self.m // self.n) if kept else 0

@@ -57,6 +57,10 @@ class Split(LowBit):
         return ("salient", *(["column_scale"] if self.columns else []), *inner)
 
     @property
+    def is_integer(self) -> bool:
+        return not self.columns
+
+    @property
     def block(self) -> int:
         return 0
 

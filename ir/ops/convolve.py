@@ -62,11 +62,11 @@ def infer_conv2d(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tenso
     return image(x, n, w.shape[0], h, width, attrs["layout"])
 
 
-def _channels_first(x: np.ndarray, layout: str) -> np.ndarray:
+def channels_first(x: np.ndarray, layout: str) -> np.ndarray:
     return x if layout == "nchw" else x.transpose(0, 3, 1, 2)
 
 
-def _in_layout(y: np.ndarray, layout: str) -> np.ndarray:
+def in_layout(y: np.ndarray, layout: str) -> np.ndarray:
     return y if layout == "nchw" else np.ascontiguousarray(y.transpose(0, 2, 3, 1))
 
 
@@ -93,20 +93,17 @@ def conv2d(
 ) -> "f[...]":
     """Cross-correlation with zero padding; pads = (top, left, bottom, right).
     act="i8": of quantise(x), with a scale for each image; "i8-static": with act_scale (`ir/quantise.py`)."""
-    x, dtype = _channels_first(x, layout), x.dtype
+    x, dtype = channels_first(x, layout), x.dtype
     if act == "f32":
         views = numerics.wide(_padded_windows(x, w.shape[2:], strides, pads, dilations, groups))
         kernels = numerics.wide(dense_weights(w).reshape(groups, w.shape[0] // groups, *w.shape[1:]))
         y = np.einsum("ngchwij,gocij->ngohw", views, kernels, optimize=True)
     else:
         q, scale = quantise(x.reshape(len(x), x[0].size), act, act_scale)
-        views = _padded_windows(q.reshape(x.shape), w.shape[2:], strides, pads, dilations, groups)
-        y = np.empty((len(x), groups, w.shape[0] // groups, *views.shape[3:5]), np.float32)
-        for image in range(len(x)):
-            y[image] = _quantised_image(views[image], scale[image], w)
+        y = quantised_images(q.reshape(x.shape), scale, w, strides, pads, dilations, groups)
     y = y.reshape(len(x), w.shape[0], *y.shape[-2:])
     y = y if bias is None else y + bias[:, None, None]
-    return _in_layout(y.astype(dtype), layout)
+    return in_layout(y.astype(dtype), layout)
 
 
 def _padded_windows(
@@ -121,6 +118,23 @@ def _padded_windows(
     padded = np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
     views = _windows(padded, (kernel[0], kernel[1]), strides, dilations)
     return views.reshape(len(x), groups, x.shape[1] // groups, *views.shape[2:])
+
+
+def quantised_images(
+    q: np.ndarray,
+    scale: np.ndarray,
+    w: EncodedArray | np.ndarray,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    groups: int,
+) -> np.ndarray:
+    """f32 [N, groups, O / groups, OH, OW] of quantised images q [N, C, H, W], each with its scale [N]."""
+    views = _padded_windows(q, w.shape[2:], strides, pads, dilations, groups)
+    y = np.empty((len(q), groups, w.shape[0] // groups, *views.shape[3:5]), np.float32)
+    for image in range(len(q)):
+        y[image] = _quantised_image(views[image], scale[image], w)
+    return y
 
 
 def _quantised_image(views: np.ndarray, scale: np.float32, w: EncodedArray | np.ndarray) -> np.ndarray:
@@ -173,7 +187,7 @@ def conv_transpose2d(
     layout: Literal["nchw", "nhwc"] = "nchw",
 ) -> "f[...]":
     """The transpose of conv2d as a linear map (weights [I, O / groups, KH, KW])."""
-    dtype, x, w = x.dtype, numerics.wide(_channels_first(x, layout)), numerics.wide(w)
+    dtype, x, w = x.dtype, numerics.wide(channels_first(x, layout)), numerics.wide(w)
     n, c, h, width = x.shape
     _, o, kh, kw = w.shape
     tall = (h - 1) * strides[0] + dilations[0] * (kh - 1) + 1 + output_pads[0]
@@ -192,7 +206,7 @@ def conv_transpose2d(
             y[:, :, :, rows, columns] += parts[..., i, j]
     y = y.reshape(n, groups * o, tall, wide)[:, :, pads[0] : tall - pads[2], pads[1] : wide - pads[3]]
     y = y if bias is None else y + bias[:, None, None]
-    return _in_layout(np.ascontiguousarray(y.astype(dtype)), layout)
+    return in_layout(np.ascontiguousarray(y.astype(dtype)), layout)
 
 
 def infer_pool(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
@@ -241,7 +255,7 @@ def max_pool2d(
 ) -> "f[...]":
     """Largest element of each window; padding never wins."""
     attrs = {"kernel": kernel, "strides": strides, "pads": pads, "dilations": dilations, "ceil": ceil}
-    return _in_layout(_pool_views(_channels_first(x, layout), -np.inf, attrs).max((-2, -1)), layout)
+    return in_layout(_pool_views(channels_first(x, layout), -np.inf, attrs).max((-2, -1)), layout)
 
 
 @op("nn.avg_pool2d", infer=infer_pool)
@@ -257,7 +271,7 @@ def avg_pool2d(
     layout: Literal["nchw", "nhwc"] = "nchw",
 ) -> "f[...]":
     """Mean of each window; padding counts in the divisor only with count_pads (the overhang of `ceil` never does)."""
-    x = _channels_first(x, layout)
+    x = channels_first(x, layout)
     attrs = {"kernel": kernel, "strides": strides, "pads": pads, "dilations": dilations, "ceil": ceil}
     ones = np.ones((1, 1, *x.shape[2:]), x.dtype)
     if count_pads:
@@ -265,7 +279,7 @@ def avg_pool2d(
         counts = _pool_views(ones, 0, attrs | {"pads": PADS})
     else:
         counts = _pool_views(ones, 0, attrs)
-    return _in_layout((_pool_views(x, 0, attrs).sum((-2, -1)) / counts.sum((-2, -1))).astype(x.dtype), layout)
+    return in_layout((_pool_views(x, 0, attrs).sum((-2, -1)) / counts.sum((-2, -1))).astype(x.dtype), layout)
 
 
 def infer_resize(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
@@ -291,12 +305,12 @@ def resize2d(
 ) -> "f[...]":
     """Resample an image to `size` [H, W]; modes, coordinates and rounding as in ONNX Resize.
     scales: output / input per axis where the source gives them (else the ratio of sizes)."""
-    x = _channels_first(x, layout)
+    x = channels_first(x, layout)
     for axis in (0, 1):
         scale = scales[axis] if scales else size[axis] / x.shape[2 + axis]
         matrix = _resize_matrix(x.shape[2 + axis], size[axis], scale, mode, coordinates, rounding, cubic_a)
         x = np.moveaxis(np.tensordot(x, matrix.astype(x.dtype), axes=(2 + axis, 1)), -1, 2 + axis)
-    return _in_layout(np.ascontiguousarray(x), layout)
+    return in_layout(np.ascontiguousarray(x), layout)
 
 
 def _resize_matrix(
