@@ -63,7 +63,7 @@ def rounded(value: Expr, dtype: DType) -> Expr:
 
 
 def _has_half(target: Target) -> bool:
-    return "f16c" in target.features or target.arch == "aarch64"
+    return not target.features.isdisjoint({"f16c", "vfp4"}) or target.arch == "aarch64"
 
 
 def _bits(value: Expr) -> Expr:

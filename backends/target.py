@@ -38,6 +38,11 @@ class Target:
     registers: int = 16
     description: str = field(default="", compare=False)
 
+    @property
+    def by_lane(self) -> bool:
+        """Whether a multiply-add takes one lane of a vector register for all lanes of its result (A64's `fmla`)."""
+        return self.arch == "aarch64"
+
     def with_musl(self) -> Target:
         """The same machine with musl as its C library."""
         assert self.musl

@@ -7,13 +7,14 @@ import mmap
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pytest
 
 from nomul.backends.build import packed_fields
 from nomul.backends.group import Group
@@ -26,9 +27,14 @@ from nomul.ir.dim import Range
 from nomul.ir.encodings.terms import EncodedArray
 from nomul.ir.graph import Func, Module, Value, Weight
 from nomul.ir.types import Tensor
+from tests.foreign_kernels import Call, Emulator
 
+Entry = Callable[[Call], list[np.ndarray]]
 PAGE = mmap.PAGESIZE
 _LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+EMULATED = ("aarch64-linux", "arm-linux", "riscv64-linux")
 
 
 def levels() -> tuple[Target, ...]:
@@ -40,8 +46,16 @@ def level_names() -> list[str]:
     return [target.level for target in levels()]
 
 
+def every_level() -> list[Any]:
+    """For `parametrize`: levels of this machine, and slowly those of others, in an emulator."""
+    others = [target.name for family in EMULATED for target in find_target(family) if target.level not in level_names()]
+    return [*level_names(), *(pytest.param(name, marks=pytest.mark.slow) for name in others)]
+
+
 def level(name: str) -> Target:
-    return next(target for target in levels() if target.level == name)
+    """By its level for this machine, by its full name for others."""
+    found = [target for target in levels() if target.level == name]
+    return found[0] if found else find_target(name)[0]
 
 
 def make_group(
@@ -58,7 +72,7 @@ def make_group(
 class Guarded:
     """A copy of an array whose last byte lies before an unmapped page. sound: whether the bytes before it were kept."""
 
-    def __init__(self, array: np.ndarray, aligned: bool = False) -> None:
+    def __init__(self, array: np.ndarray, alignment: int = 1) -> None:
         room = -(-array.nbytes // PAGE) * PAGE + PAGE
         self._memory = mmap.mmap(-1, room + PAGE)
         start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
@@ -66,9 +80,7 @@ class Guarded:
             _LIBC.mprotect(ctypes.c_void_p(start + room), PAGE, mmap.PROT_NONE if hasattr(mmap, "PROT_NONE") else 0)
             == 0
         )
-        offset = room - array.nbytes
-        if aligned:
-            offset -= offset % 64
+        offset = (room - array.nbytes) // alignment * alignment
         self.address = start + offset
         self._front = np.frombuffer(self._memory, np.uint8, offset)
         self._front[:] = 0xA5
@@ -96,34 +108,47 @@ class CompiledKernel:
 
         inplace: position of the parameter whose memory the result shares."""
         dims = dict(dims or bound_dims(self.group, inputs))
-        buffers = [guard for position, array in enumerate(inputs) for guard in self._operand(position, array)]
-        results = []
-        for value in self.group.func.returns:
-            if inplace is not None:
-                results.append(buffers[inplace])
-                continue
-            shape = interpreter.type_shape(value.type, dims)
-            results.append(Guarded(np.full(shape, 77, value.dtype.numpy)))
-        scratch = Guarded(np.zeros(self.built.scratch.evaluate(dims), np.uint8), aligned=True)
-        tiles = self.built.tiles.evaluate(dims)
-        cuts = [tiles * piece // pieces for piece in range(pieces + 1)]
-        pointers = [ctypes.c_void_p(guard.address) for guard in [*buffers, *results]]
-        sizes = [ctypes.c_int64(dims[name]) for name in self.group.dims]
-        for begin, end in reversed(list(pairwise(cuts))):
-            ends = (ctypes.c_int64(begin), ctypes.c_int64(end), ctypes.c_void_p(scratch.address))
-            assert self.entry(*pointers, *sizes, *ends) == 0
-        assert all(guard.sound for guard in [*buffers, *results, scratch]), "wrote outside"
-        return [guard.array.copy() for guard in results]
+        operands = [field for position, array in enumerate(inputs) for field in self._operand(position, array)]
+        outputs = [value for value in self.group.func.returns if inplace is None]
+        filled = [np.full(interpreter.type_shape(value.type, dims), 77, value.dtype.numpy) for value in outputs]
+        buffers = [*operands, *((array, 1) for array in filled)]
+        shown = [inplace] if inplace is not None else list(range(len(operands), len(buffers)))
+        return self.entry(
+            Call(
+                buffers,
+                [*range(len(operands)), *shown],
+                [dims[name] for name in self.group.dims],
+                shown,
+                self.built.tiles.evaluate(dims),
+                pieces,
+                self.built.scratch.evaluate(dims),
+            )
+        )
 
-    def _operand(self, position: int, array: np.ndarray) -> list[Guarded]:
+    def _operand(self, position: int, array: np.ndarray) -> list[tuple[np.ndarray, int]]:
+        """(field, alignment) of what the kernel gets for it."""
         layout = self.built.layouts.get(position)
         encoding = self.group.func.params[position].type.encoding
         if layout is None and encoding is None:
-            return [Guarded(array, aligned=position in self.group.weights)]
+            return [(array, 64 if position in self.group.weights else 1)]
         weight = Weight(
             "w", self.group.func.params[position].type, encoding.pack(array) if encoding else {"data": array}
         )
-        return [Guarded(field, aligned=True) for field in packed_fields(weight, layout).values()]
+        return [(field, 64) for field in packed_fields(weight, layout).values()]
+
+
+def call_here(function: Any, call: Call) -> list[np.ndarray]:
+    """Call a function of this machine's."""
+    buffers = [Guarded(array, alignment) for array, alignment in call.buffers]
+    scratch = Guarded(np.zeros(call.scratch, np.uint8), 64)
+    pointers = [ctypes.c_void_p(buffers[position].address) for position in call.pointers]
+    sizes = [ctypes.c_int64(size) for size in call.dims]
+    cuts = [call.tiles * piece // call.pieces for piece in range(call.pieces + 1)]
+    for begin, end in reversed(list(pairwise(cuts))):
+        ends = (ctypes.c_int64(begin), ctypes.c_int64(end), ctypes.c_void_p(scratch.address))
+        assert function(*pointers, *sizes, *ends) == 0
+    assert all(guard.sound for guard in [*buffers, scratch]), "wrote outside"
+    return [buffers[position].array.copy() for position in call.results]
 
 
 def bound_dims(group: Group, inputs: Sequence[np.ndarray]) -> dict[str, int]:
@@ -162,8 +187,10 @@ def _zig(flags: list[str], zig: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def link(functions: Mapping[str, Any], target: Target) -> dict[str, Any]:
-    """Callable C functions. The link fails where a symbol is missing: of libc only the three that LLVM may call."""
+def link(functions: Mapping[str, Any], target: Target) -> dict[str, Entry]:
+    """What calls the functions. The link fails where a symbol is missing: of libc only the three that LLVM may call."""
+    if target.arch != levels()[0].arch:
+        return Emulator(functions, target).entries
     with TemporaryDirectory(prefix="nomul-test-") as name:
         folder = Path(name)
         (folder / "memory.o").write_bytes(_memory_object(target.zig))
@@ -173,7 +200,7 @@ def link(functions: Mapping[str, Any], target: Target) -> dict[str, Any]:
     found = {symbol: getattr(library, symbol) for symbol in functions}
     for function in found.values():
         function.restype = ctypes.c_int32
-    return found
+    return {symbol: partial(call_here, function) for symbol, function in found.items()}
 
 
 def compile_kernels(kernel: Kernel, groups: Sequence[Group], target: Target) -> list[CompiledKernel]:

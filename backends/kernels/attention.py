@@ -31,6 +31,7 @@ from nomul.ir.types import DType
 from nomul.ir.views import View, resolve
 
 KEYS = 64  # of a block: its scores [64, 32] and 64 rows of K stay in the first-level cache
+_VECTORS = 4  # of queries whose softmax goes on side by side
 LOWEST = -3.4028234663852886e38  # where a maximum starts, so that a row that sees nothing gives 0 and no NaN
 
 Expr = Any
@@ -111,7 +112,7 @@ class _Attention:
 
     def emit(self) -> None:
         most_keys = int(min(KEYS, self.keys.bounds(self.frame.group.ranges)[1]))
-        self.folds = local("folds", "float32", PANEL)  # running maxima, then sums, in registers
+        self.folds = local("folds", "float32", _VECTORS * self.lanes)  # running maxima, then sums, in registers
         by_keys = InnerKernel(self.tile, range(1, most_keys + 1))
         by_values = InnerKernel(self.tile, [self.width])
         blocks = let("query_blocks", self.frame.size(ceil_div(self.queries, PANEL)))
@@ -190,27 +191,34 @@ class _Attention:
                 store_vector(self.work, place, tirx.Select(later, self._constant(float("-inf")), kept))
 
     def _softmax(self, keys: Expr) -> None:
-        """Scores become exponentials; the state's rows are: maximum, sum, and how much the old sums shrink."""
-        for part, column in enumerate(self._columns()):
+        """Scores become exponentials, a few vectors of queries at a time, so that all state is in registers."""
+        together = min(_VECTORS, PANEL // self.lanes)
+        with loop("columns", PANEL // (together * self.lanes)) as group:
+            base = let("base", group * (together * self.lanes))
+            self._softmax_of(keys, [let("column", base + part * self.lanes) for part in range(together)])
+
+    def _softmax_of(self, keys: Expr, columns: list[Expr]) -> None:
+        """The state's rows are: maximum, sum, and how much the old sums shrink."""
+        for part, column in enumerate(columns):
             store(self.folds, self._part(part), load(self.work, self.state + column, self.lanes))
         with loop("key", keys) as key:
-            for part, column in enumerate(self._columns()):
+            for part, column in enumerate(columns):
                 score = load(self.work, self.scores + key * PANEL + column, self.lanes)
                 store(self.folds, self._part(part), tirx.max(self._fold(part), score))
-        tops = [let("top", self._fold(part)) for part in range(len(self._columns()))]
-        for part, column in enumerate(self._columns()):
+        tops = [let("top", self._fold(part)) for part in range(len(columns))]
+        for part, column in enumerate(columns):
             fall = let("fall", load(self.work, self.state + column, self.lanes) - tops[part])
             shrink = let("shrink", exp_nonpositive(fall))
             store_vector(self.work, self.state + column, tops[part])
             store_vector(self.work, self.state + 2 * PANEL + column, shrink)
             store(self.folds, self._part(part), load(self.work, self.state + PANEL + column, self.lanes) * shrink)
         with loop("key", keys) as key:
-            for part, column in enumerate(self._columns()):
+            for part, column in enumerate(columns):
                 place = let("place", self.scores + key * PANEL + column)
                 power = let("power", exp_nonpositive(let("below", load(self.work, place, self.lanes) - tops[part])))
                 store_vector(self.work, place, power)
                 store(self.folds, self._part(part), self._fold(part) + power)
-        for part, column in enumerate(self._columns()):
+        for part, column in enumerate(columns):
             store_vector(self.work, self.state + PANEL + column, self._fold(part))
 
     def _finish(self, tile: _Tile) -> None:

@@ -31,6 +31,7 @@ PIXELS = 32  # of a strip, at most
 _STRIP_BYTES = 24 * 1024  # of the first-level cache
 _MOST_ROWS = 8
 _RUN = {16: 4, 32: 8}  # vector registers of the machine: output pixels side by side
+_TOGETHER = 2  # vectors of channels on NEON, whose cores need more independent sums than others have registers for
 _WIDEST = 15  # taps along a row: beyond, the unrolled code is too long
 _THREAD_WORK = 100_000  # multiply-adds worth a thread
 _TILES = 16
@@ -106,7 +107,9 @@ def _build(group: Group, target: Target, stored: str) -> Built:
 
 
 class _Depthwise:
-    """Emits the body of one kernel. run: output pixels summed side by side.  shares: tiles that split the channels."""
+    """Emits the body of one kernel. run: output pixels summed side by side.  together: vectors of channels too.
+
+    shares: tiles that split the channels."""
 
     def __init__(self, frame: KernelFrame, geometry: Geometry, stored: str) -> None:
         x, w, bias = (*geometry.node.args, None)[:3]
@@ -114,6 +117,7 @@ class _Depthwise:
         self.frame, self.geometry = frame, geometry
         self.lanes = frame.target.vector_bytes // 4
         self.run = _run_length(geometry.strip[1], _RUN[frame.target.registers])
+        self.together = _TOGETHER if frame.target.by_lane else 1
         self.blocks = -(-geometry.channels[0] // BLOCK)
         low = geometry.pixel_tiles.bounds(frame.group.ranges)[0]
         self.shares = min(self.blocks, -(-_TILES // max(1, int(low))))
@@ -129,7 +133,7 @@ class _Depthwise:
             max(_RUN.values()) * BLOCK,
             geometry.line_spacing,
         )
-        self.registers = local("registers", "float32", self.run * self.lanes)
+        self.registers = local("registers", "float32", self.run * self.together * self.lanes)
 
     def emit(self) -> None:
         frame, geometry = self.frame, self.geometry
@@ -162,40 +166,48 @@ class _Depthwise:
             flat = let("flat", (first_pixel + p) * self.geometry.channels[0])
             return Place(flat, lambda: (image, y, x + pixel + p))
 
-        with loop("vector", BLOCK // self.lanes) as vector:
-            offset = let("offset", vector * self.lanes)
-            self._accumulate(source + offset, block, offset)
+        with loop("vector", BLOCK // (self.lanes * self.together)) as vector:
+            start = let("start", vector * (self.lanes * self.together))
+            self._accumulate(source + start, block, start)
             for p in range(self.run):
-                sums = load(self.registers, p * self.lanes, self.lanes)
+                finished = [(start + v * self.lanes, load(self.registers, at, self.lanes)) for v, at in self._sums(p)]
                 if not self.is_direct:
-                    store_vector(self.output.sums, p * BLOCK + offset, sums)
+                    for offset, sums in finished:
+                        store_vector(self.output.sums, p * BLOCK + offset, sums)
                     continue
                 with when(pixel + p < pixels):
-                    self.output.write(place(index(p)), channel + offset, sums)
+                    for offset, sums in finished:
+                        self.output.write(place(index(p)), channel + offset, sums)
         if not self.is_direct:
             count = let("count", tirx.min(index(self.run), pixels - pixel))
             used = let("used", tirx.min(index(BLOCK), index(self.geometry.channels[0]) - channel))
             self.output.write_rows(Part(count, place, self.geometry.channels[0], channel, used))
 
+    def _sums(self, pixel: int) -> list[tuple[int, int]]:
+        """(which of the vectors side by side, place in the registers) of one output pixel."""
+        return [(v, (pixel * self.together + v) * self.lanes) for v in range(self.together)]
+
     def _accumulate(self, source: Expr, block: Expr, offset: Expr) -> None:
-        """One vector of channels of `run` pixels, into the registers."""
+        """The channels of `together` vectors of `run` pixels, into the registers."""
         (kernel_h, kernel_w), stride = self.geometry.kernel, int(self.geometry.attrs["strides"][1])
         dilation = int(self.geometry.attrs["dilations"][1])
-        places = [lanes_at(p * self.lanes, self.lanes) for p in range(self.run)]
-        for place in places:
-            store(self.registers, place, zeros(self.lanes))
+        for place in range(self.run * self.together):
+            store(self.registers, lanes_at(place * self.lanes, self.lanes), zeros(self.lanes))
         with loop("tap_row", opaque(self.frame.begin, kernel_h)) as tap_row:  # unrolled, it would run out of registers
             line = let("line", source + tap_row * (self.geometry.tap_lines * self.strip.line))
             taps = let("taps", (block * kernel_h + tap_row) * (kernel_w * BLOCK) + offset)
             inputs: dict[int, Expr] = {}
             for tap in range(kernel_w):
-                weight = let("weight", self.decode(load(self.weights, taps + tap * BLOCK, self.lanes)))
-                for p, place in enumerate(places):
-                    column = p * stride + tap * dilation
-                    if column not in inputs:
-                        inputs[column] = let("input", load(self.strip.buffer, line + column * BLOCK, self.lanes))
-                    sums = tirx.BufferLoad(self.registers, [place])
-                    store(self.registers, place, fma(inputs[column], weight, sums))
+                for v in range(self.together):
+                    part = v * self.lanes
+                    weight = let("weight", self.decode(load(self.weights, taps + (tap * BLOCK + part), self.lanes)))
+                    for p in range(self.run):
+                        column = (p * stride + tap * dilation) * BLOCK + part
+                        if column not in inputs:
+                            inputs[column] = let("input", load(self.strip.buffer, line + column, self.lanes))
+                        place = lanes_at(self._sums(p)[v][1], self.lanes)
+                        sums = tirx.BufferLoad(self.registers, [place])
+                        store(self.registers, place, fma(inputs[column], weight, sums))
 
 
 def _run_length(pixels: int, most: int) -> int:

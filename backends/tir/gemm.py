@@ -16,6 +16,7 @@ from tvm import tirx
 
 from nomul.backends.mathlib import fma
 from nomul.backends.tir.body import evaluate, index, let, local, loop, store, when
+from nomul.backends.tir.operand import Rows, elements_of, steps_together
 from nomul.backends.tir.register_tile import PANEL, RegisterTile
 from nomul.backends.tir.vectors import lanes_at, load, spread
 
@@ -34,16 +35,6 @@ class Reduction:
 
     inner: Expr | int
     outer: tuple[tuple[Expr | int, Expr | int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of A: element k of row r is `buffer[start + r * stride + k * step]`."""
-
-    buffer: Any
-    start: Expr
-    stride: Expr | int
-    step: Expr | int = 1
 
 
 @dataclass(frozen=True)
@@ -133,19 +124,23 @@ class InnerKernel:
         a_start = let("a_start", rows.start + row * rows.stride)
         b_start = let("b_start", panel.start + column)
 
-        def step(a_place: Expr, k: Expr, part: int) -> None:
-            b_place = let("b_place", b_start + k * PANEL)
-            if height >= PREFETCH_HEIGHT:
-                _prefetch(panel.buffer, b_place + PREFETCH_STEPS * PANEL, width)
-            stored = [load(panel.buffer, b_place + first, lanes) for first, lanes in vectors]
-            weights = [let("b", panel.decode(vector)) for vector in stored]
-            for r in range(height):
-                element = let("element", rows.buffer[a_start + a_place * rows.step + r * rows.stride])
-                for place, weight, (_, lanes) in zip(sums[part * height + r], weights, vectors, strict=True):
-                    total = tirx.BufferLoad(self._sums, [place])
-                    store(self._sums, place, fma(spread(element, lanes), weight, total))
+        def steps(a_place: Expr, k: Expr, count: int) -> None:
+            place = let("a_step", a_start + a_place * rows.step)
+            elements = elements_of(rows, place, height, count, by_lane=self.tile.by_lane)
+            for part in range(count):
+                b_place = let("b_place", b_start + (k + part) * PANEL)
+                if height >= PREFETCH_HEIGHT:
+                    _prefetch(panel.buffer, b_place + PREFETCH_STEPS * PANEL, width)
+                for group in _groups(vectors, 1 if self.tile.by_lane else len(vectors)):
+                    stored = [load(panel.buffer, b_place + first, lanes) for _, first, lanes in group]
+                    weights = [let("b", panel.decode(vector)) for vector in stored]
+                    for r in range(height):
+                        element, row_sums = elements(part, r), sums[part % unroll * height + r]
+                        for (number, _, lanes), weight in zip(group, weights, strict=True):
+                            total = tirx.BufferLoad(self._sums, [row_sums[number]])
+                            store(self._sums, row_sums[number], fma(element(lanes), weight, total))
 
-        _reduce(product.over, unroll, step)
+        _reduce(product.over, steps_together(rows, unroll, by_lane=self.tile.by_lane), steps)
         for r in range(height):
             for v, (first, _) in enumerate(vectors):
                 total = tirx.BufferLoad(self._sums, [sums[r][v]])
@@ -162,12 +157,18 @@ def _places(widths: tuple[int, ...]) -> Iterator[tuple[int, int]]:
         first += lanes
 
 
-def _reduce(over: Reduction, unroll: int, step: Callable[[Expr, Expr, int], None]) -> None:
-    """All steps: step(place in A, row of the panel, which of the `unroll` sums)."""
+def _groups(vectors: list[tuple[int, int]], size: int) -> list[list[tuple[int, int, int]]]:
+    """(number, first column, lanes) of vectors, a few at a time."""
+    numbered = [(number, *vector) for number, vector in enumerate(vectors)]
+    return [numbered[first : first + size] for first in range(0, len(numbered), size)]
+
+
+def _reduce(over: Reduction, together: int, steps: Callable[[Expr, Expr, int], None]) -> None:
+    """All steps, `together` of them at a time: steps(place in A, row of the panel, how many)."""
 
     def nest(remaining: tuple[tuple[Any, Any], ...], a_place: Expr, k: Expr) -> None:
         if not remaining:
-            _run(over.inner, unroll, a_place, k, step)
+            _run(over.inner, together, a_place, k, steps)
             return
         (extent, stride), *rest = remaining
         with loop("tap", extent) as tap:
@@ -181,20 +182,20 @@ def _inner_extent(rest: list[tuple[Any, Any]], over: Reduction) -> Any:
     return rest[0][0] if rest else over.inner
 
 
-def _run(inner: Expr | int, unroll: int, a_place: Expr, k: Expr, step: Callable[[Expr, Expr, int], None]) -> None:
+def _run(inner: Expr | int, together: int, a_place: Expr, k: Expr, steps: Callable[[Expr, Expr, int], None]) -> None:
     if isinstance(inner, int):
-        whole, left = index(inner // unroll), inner % unroll
+        whole, left = index(inner // together), inner % together
     else:
-        whole, left = tirx.truncdiv(inner, index(unroll)), None
-    with loop("k", whole) as place:
-        for part in range(unroll):
-            offset = let("offset", place * unroll + part)
-            step(a_place + offset, k + offset, part)
-    if left == 0 or unroll == 1:
+        whole, left = tirx.truncdiv(inner, index(together)), None
+    if not isinstance(inner, int) or inner >= together:
+        with loop("k", whole) as place:
+            offset = let("offset", place * together)
+            steps(a_place + offset, k + offset, together)
+    if left == 0 or together == 1:
         return
-    with loop("k", inner - whole * unroll if left is None else left) as place:
-        offset = let("offset", whole * unroll + place)
-        step(a_place + offset, k + offset, 0)
+    with loop("k", inner - whole * together if left is None else left) as place:
+        offset = let("offset", whole * together + place)
+        steps(a_place + offset, k + offset, 1)
 
 
 def _prefetch(buffer: Any, place: Expr, count: int) -> None:

@@ -12,7 +12,11 @@ ROUNDED_HEIGHT = 4  # of tiles that stand out, for blocks of any row count
 MOST_SLACK = 12  # rows behind the last one that a tile may read where it stands out
 FEW_COUNTS = 2
 _CHAINS = 8  # independent sums that keep two multiply-adders of latency 4 busy
+_LANE_CHAINS = 16  # four of them, as Apple's cores have
 _SUMS = 12  # vector registers for sums, of 16
+_LANE_ROWS = (12, 8, 6, 4, 3)  # heights that a block of 24 rows consists of
+_LANE_REGISTERS = 31  # of 32 for sums, a vector of each row and one of the panel: less, and LLVM spills
+_DECODE_REGISTERS = 2  # for weights on their way to f32
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,13 @@ class Cover:
 class RegisterTile:
     """widths: lanes of the vectors side by side that one pass over a panel takes.  rows: of a full tile.
 
-    covers: one pass takes all columns that are used; otherwise passes follow each other until the panel is done."""
+    covers: one pass takes all columns that are used; otherwise passes follow each other until the panel is done.
+    by_lane: multiply-adds take single lanes of vectors of A."""
 
     widths: tuple[int, ...]
     rows: int
     covers: bool = False
+    by_lane: bool = False
 
     @staticmethod
     def of(target: Target, columns: int | None, *, decoded: bool = False) -> RegisterTile:
@@ -57,8 +63,11 @@ class RegisterTile:
 
         With 64-byte vectors 8 x 32, but 12 x 16 where that leaves fewer columns of the last panel unused, and 12 x 32
         where weights are decoded, so that each is less often; with shorter vectors 6 x 2 of them. A single panel is
-        taken only as far as it is used, in vectors of half the width too: many AVX-512 machines save time by that."""
+        taken only as far as it is used, in vectors of half the width too: many AVX-512 machines save time by that.
+        NEON on A64, with 32 registers and multiply-adds by a lane: 6 x 16, decoded 8 x 8."""
         lanes = target.vector_bytes // 4
+        if target.by_lane:
+            return _of_lanes(lanes, columns, decoded)
         if columns is not None and columns <= PANEL:
             return _narrow(lanes, columns)
         if lanes < 16:
@@ -72,17 +81,22 @@ class RegisterTile:
         """Of the widest vector."""
         return self.widths[0]
 
+    @property
+    def chains(self) -> int:
+        """Independent sums that are enough."""
+        return _LANE_CHAINS if self.by_lane else _CHAINS
+
     def vectors(self, height: int) -> tuple[int, ...]:
         """The widths for a tile of so many rows: more where there are fewer rows, up to a whole panel."""
         widths = self.widths
-        while not self.covers and height * len(widths) * 2 <= _CHAINS and sum(widths) * 2 <= PANEL:
+        while not self.covers and height * len(widths) * 2 <= self.chains and sum(widths) * 2 <= PANEL:
             widths *= 2
         return widths
 
     def unroll(self, height: int) -> int:
         """Steps of the reduction with sums of their own, so that there are enough independent ones."""
         count = 1
-        while height * len(self.vectors(height)) * count * 2 <= _CHAINS:
+        while height * len(self.vectors(height)) * count * 2 <= self.chains:
             count *= 2
         return count
 
@@ -119,3 +133,12 @@ def _narrow(lanes: int, columns: int) -> RegisterTile:
     return (
         RegisterTile((lanes,) * count, _SUMS // count, True) if count <= 3 else RegisterTile((lanes, lanes), _SUMS // 2)
     )
+
+
+def _of_lanes(lanes: int, columns: int | None, decoded: bool) -> RegisterTile:
+    """For machines that multiply by a lane: all columns of a single panel, otherwise passes."""
+    covers = columns is not None and columns <= PANEL
+    count = -(-columns // lanes) if covers and columns is not None else 2 if decoded else 4
+    room = _LANE_REGISTERS - 1 - (_DECODE_REGISTERS if decoded else 0)
+    rows = next(rows for rows in _LANE_ROWS if rows * (count + 1) <= room)
+    return RegisterTile((lanes,) * count, rows, covers, by_lane=True)

@@ -10,7 +10,7 @@ import pytest
 from nomul.backends.registry import all_kernels
 from nomul.ir.builder import Builder
 from nomul.ir.types import Tensor
-from tests.kernel_harness import close, compile_kernel, level, level_names, make_group, reference
+from tests.kernel_harness import close, compile_kernel, every_level, level, make_group, reference
 
 RNG = np.random.default_rng(3)
 FLASH = "nn.attention/f32/flash"
@@ -36,7 +36,7 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize(
     ("batch", "queries", "keys", "heads", "groups", "depth", "width", "causal"),
@@ -78,7 +78,7 @@ def test_shapes_and_masks(
     compare(types, arrays, name, lambda b, *x: b.nn.attention(*x, scale=0.3, causal=causal))
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 def test_slices_of_a_merged_projection(name: str) -> None:
     """Q, K and V are slices of one row; K comes back from a transpose; the scale is negative."""
 

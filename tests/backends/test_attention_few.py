@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_harness import close, compile_kernels, level, level_names, make_group, reference
+from kernel_harness import close, compile_kernels, every_level, level, make_group, reference
 
 from nomul.backends.registry import all_kernels
 from nomul.ir.builder import Builder
@@ -49,7 +49,7 @@ CASES: list[tuple[tuple[int, ...], str | None, bool]] = [
 ]
 
 
-@pytest.mark.parametrize("on", level_names())
+@pytest.mark.parametrize("on", every_level())
 def test_shapes_and_masks(on: str) -> None:
     rng = np.random.default_rng(5)
     groups = [group_of(*case) for case in CASES] + [group_of(SHAPES[0], None, False, tail=True)]

@@ -11,7 +11,7 @@ import pytest
 from nomul.backends.registry import all_kernels
 from nomul.ir.dim import Dim
 from nomul.ir.types import DType, Tensor
-from tests.kernel_harness import level_names, levels, make_group, reference
+from tests.kernel_harness import every_level, level_names, levels, make_group, reference
 from tests.plain_kernels import Case, check, library_of, same_on_all_levels
 
 RNG = np.random.default_rng(8)
@@ -95,7 +95,7 @@ CASES = {
 LIBRARY = library_of(CASES)
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize("case", CASES)
 def test_boxes(name: str, case: str) -> None:
     check(CASES[case], LIBRARY(name).kernels[case], RNG)

@@ -12,7 +12,7 @@ from nomul.backends.registry import Kernel, all_kernels
 from nomul.ir.dim import Dim
 from nomul.ir.encodings import get_encoding
 from nomul.ir.types import DType, Tensor
-from tests.kernel_harness import close, compile_kernel, level, level_names, make_group, reference
+from tests.kernel_harness import close, compile_kernel, every_level, level, make_group, reference
 
 RNG = np.random.default_rng(6)
 
@@ -61,7 +61,7 @@ CASES = [
 SIZES = {"N": (1, 3), "H": (4, 11), "W": (5, 61)}
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize(("image", "weights", "attrs"), CASES)
 @pytest.mark.parametrize("residual", [False, True])
 def test_shapes(name: str, image: Any, weights: Any, attrs: Any, residual: bool) -> None:
@@ -79,7 +79,7 @@ def test_shapes(name: str, image: Any, weights: Any, attrs: Any, residual: bool)
             close(run(*inputs, pieces=pieces)[0], reference(group, inputs)[0], 1e-5)
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize("encoding", ["f16", "bf16"])
 @pytest.mark.parametrize("size", [1, 3])
 def test_encodings(name: str, encoding: str, size: int) -> None:
@@ -101,7 +101,7 @@ DEPTHWISE = [
 ]
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize(("image", "kernel", "attrs"), DEPTHWISE)
 @pytest.mark.parametrize("residual", [False, True])
 def test_depthwise(name: str, image: Any, kernel: tuple[int, int], attrs: Any, residual: bool) -> None:
@@ -120,7 +120,7 @@ def test_depthwise(name: str, image: Any, kernel: tuple[int, int], attrs: Any, r
         close(run(*inputs, pieces=3)[0], reference(group, inputs)[0], 1e-5)
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize("encoding", ["f16", "bf16"])
 def test_depthwise_encodings(name: str, encoding: str) -> None:
     group = conv_group((1, 9, 21, 20), (20, 1, 3, 3), encoding, pads=(1, 1, 1, 1), groups=20)

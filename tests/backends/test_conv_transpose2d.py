@@ -11,7 +11,7 @@ from nomul.backends.registry import all_kernels
 from nomul.ir.dim import Dim
 from nomul.ir.encodings import get_encoding
 from nomul.ir.types import DType, Tensor
-from tests.kernel_harness import close, compile_kernel, level, level_names, make_group, random_array, reference
+from tests.kernel_harness import close, compile_kernel, every_level, level, make_group, random_array, reference
 
 RNG = np.random.default_rng(8)
 CASES = [
@@ -25,7 +25,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(("weights", "attrs"), CASES)
 def test_shapes(name: str, fused: bool, weights: tuple[int, ...], attrs: dict[str, Any]) -> None:
@@ -42,7 +42,7 @@ def test_shapes(name: str, fused: bool, weights: tuple[int, ...], attrs: dict[st
             close(run(*inputs, pieces=pieces)[0], reference(group, inputs)[0], 1e-5)
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize("encoding", ["f16", "bf16"])
 def test_encodings(name: str, encoding: str) -> None:
     sizes = (6, 20, 3, 3)

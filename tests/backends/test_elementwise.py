@@ -11,7 +11,7 @@ from nomul.backends.registry import all_kernels
 from nomul.ir.builder import Builder
 from nomul.ir.dim import Dim
 from nomul.ir.types import DType, Tensor
-from tests.kernel_harness import level_names, levels, make_group
+from tests.kernel_harness import every_level, levels, make_group
 from tests.plain_kernels import Case, check, library_of, same_on_all_levels
 
 RNG = np.random.default_rng(7)
@@ -139,7 +139,7 @@ CASES = {
 LIBRARY = library_of(CASES)
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize("case", CASES)
 def test_trees(name: str, case: str) -> None:
     check(CASES[case], LIBRARY(name).kernels[case], RNG)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_harness import close, compile_kernels, level, level_names, make_group, random_array, reference
+from kernel_harness import close, compile_kernels, every_level, level, level_names, make_group, random_array, reference
 
 from nomul.backends.registry import all_kernels
 from nomul.ir.dim import Dim
@@ -120,7 +120,7 @@ GROUPS: list[tuple[Callable[..., Any], tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize("on", level_names())
+@pytest.mark.parametrize("on", every_level())
 def test_groups(on: str) -> None:
     groups = [make_group(build, *map(t, types)) for build, types in GROUPS]
     for (build, _), kernel in zip(

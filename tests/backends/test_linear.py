@@ -13,7 +13,7 @@ from nomul.ir.builder import Builder
 from nomul.ir.dim import Dim
 from nomul.ir.encodings import get_encoding
 from nomul.ir.types import DType, Tensor
-from tests.kernel_harness import close, compile_kernel, level, level_names, make_group, reference
+from tests.kernel_harness import close, compile_kernel, every_level, level, level_names, make_group, reference
 
 ROW_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 11, 13, 23, 24, 25, 47, 49, 70)
 RNG = np.random.default_rng(5)
@@ -39,7 +39,7 @@ def random(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize(
     ("depth", "width", "encoding"),
     [
@@ -75,7 +75,7 @@ def cheap(b: Builder, y: Any, residual: Any) -> Any:
     return b.ew.relu(b.ew.add(y, residual))
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize("width", [64, 39])
 def test_epilogues(name: str, width: int) -> None:
     """gelu, a residual, an operand that repeats over the batch and the columns, and one scale per column."""
@@ -88,7 +88,7 @@ def test_epilogues(name: str, width: int) -> None:
         close(run(*inputs, pieces=2)[0], reference(group, inputs)[0], 1e-5)
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize("width", [64, 39])
 def test_residual_in_place(name: str, width: int) -> None:
     group = linear_group(("M",), 20, width, None, cheap, Tensor.of("f32", "M", width))
@@ -99,7 +99,7 @@ def test_residual_in_place(name: str, width: int) -> None:
     close(run(*inputs, inplace=3)[0], reference(group, inputs)[0], 1e-5)
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 def test_casts_to_half(name: str) -> None:
     group = linear_group(("M",), 20, 40, None, lambda b, y: b.ew.cast(y, dtype=DType.F16))
     run = compile_kernel(all_kernels()["nn.linear/f32/packed"], group, level(name))
@@ -108,7 +108,7 @@ def test_casts_to_half(name: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["f16", "bf16"])
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 def test_special_half_weights(name: str, encoding: str) -> None:
     """Denormals, zeros of both signs, infinities and the largest numbers of the format are decoded exactly."""
     largest = 65504.0 if encoding == "f16" else 3e38
@@ -143,7 +143,7 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize("view", VIEWS)
 def test_reads_through_views(name: str, view: str) -> None:
     types = (Tensor.of("f32", "B", "M", 33), Tensor.of("f32", 40, 20), Tensor.of("f32", 40))
@@ -162,7 +162,7 @@ def test_refuses_columns() -> None:
     )
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 def test_one_column(name: str) -> None:
     """Rows are finished side by side: each with its own element of the residual, one bias for all."""
     group = linear_group(("M",), 20, 1, None, lambda b, y, z: b.ew.sigmoid(b.ew.add(y, z)), Tensor.of("f32", "M", 1))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from kernel_harness import CompiledKernel, level, level_names, make_group
+from kernel_harness import CompiledKernel, every_level, level, level_names, make_group
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
@@ -61,7 +61,7 @@ FUNCTIONS: dict[str, tuple[Callable, Callable]] = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("on", level_names())
+@pytest.mark.parametrize("on", every_level())
 def test_f32(name: str, on: str) -> None:
     ours, theirs = FUNCTIONS[name]
     x = padded(WIDE)
@@ -81,7 +81,7 @@ def test_f64_is_double_precision(name: str) -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-14, atol=1e-300)
 
 
-@pytest.mark.parametrize("on", level_names())
+@pytest.mark.parametrize("on", every_level())
 @pytest.mark.parametrize("name", ["sin", "cos"])
 def test_angles(name: str, on: str) -> None:
     x = padded(np.concatenate([
@@ -94,7 +94,7 @@ def test_angles(name: str, on: str) -> None:
     assert error.max() <= 1, (x[error.argmax()], error.max())
 
 
-@pytest.mark.parametrize("on", level_names())
+@pytest.mark.parametrize("on", every_level())
 def test_pow(on: str) -> None:
     rng = np.random.default_rng(1)
     size = np.exp(rng.uniform(-20, 20, 40000)) * rng.choice([-1, 1], 40000)
@@ -109,7 +109,7 @@ def test_pow(on: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "mish"])
-@pytest.mark.parametrize("on", level_names())
+@pytest.mark.parametrize("on", every_level())
 def test_activations_are_exact_to_a_part_in_a_million(name: str, on: str) -> None:
     x = padded(np.concatenate([np.linspace(-12, 12, 100001), [np.nan, 100.0, -100.0, 1e30]]).astype(np.float32))
     wide = x.astype(np.float64)
@@ -127,7 +127,7 @@ def test_activations_are_exact_to_a_part_in_a_million(name: str, on: str) -> Non
     assert np.nanmax(error) < 2e-7, (x[np.nanargmax(error)], np.nanmax(error))
 
 
-@pytest.mark.parametrize("on", level_names())
+@pytest.mark.parametrize("on", every_level())
 def test_exp_nonpositive(on: str) -> None:
     x = padded(
         np.concatenate([-np.geomspace(1e-30, 1e30, 20001), np.linspace(-90, 0, 50001), [-np.inf, 0]]).astype("f4")
@@ -138,7 +138,7 @@ def test_exp_nonpositive(on: str) -> None:
     assert ulps(got[normal], exact[normal]).max() <= 4 and (got[exact < 1.1e-38] == 0).all()
 
 
-@pytest.mark.parametrize("on", level_names())
+@pytest.mark.parametrize("on", every_level())
 def test_one_lane_gives_the_same_bits(on: str) -> None:
     x = WIDE[::50].copy()
     for function in (mathlib.exp, mathlib.erf, mathlib.tanh):

@@ -10,10 +10,10 @@ import pytest
 
 from nomul.backends.registry import all_kernels
 from nomul.ir.types import Tensor
-from tests.kernel_harness import close, compile_kernel, level, level_names, make_group, random_array, reference
+from tests.kernel_harness import close, compile_kernel, every_level, level, make_group, random_array, reference
 
 RNG = np.random.default_rng(7)
-NAMES = pytest.mark.parametrize("name", level_names())
+NAMES = pytest.mark.parametrize("name", every_level())
 
 
 def check(name: str, build: Callable[..., Any], *types: Tensor, sizes: list[dict[str, int]]) -> None:

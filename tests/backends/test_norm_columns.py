@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_harness import close, compile_kernels, level, level_names, make_group, random_array, reference
+from kernel_harness import close, compile_kernels, every_level, level, level_names, make_group, random_array, reference
 
 from nomul.backends.registry import all_kernels
 from nomul.ir.types import Tensor
@@ -45,7 +45,7 @@ GROUPS: dict[str, list[tuple[Any, tuple[Tensor, ...]]]] = {
 }
 
 
-@pytest.mark.parametrize("on", level_names())
+@pytest.mark.parametrize("on", every_level())
 @pytest.mark.parametrize("name", GROUPS)
 def test_groups(name: str, on: str) -> None:
     rng = np.random.default_rng(1)

@@ -9,7 +9,7 @@ import pytest
 
 from nomul.backends.registry import all_kernels
 from nomul.ir.types import Tensor
-from tests.kernel_harness import close, compile_kernel, level, level_names, make_group, reference
+from tests.kernel_harness import close, compile_kernel, every_level, level, level_names, make_group, reference
 
 RNG = np.random.default_rng(4)
 KERNELS = {
@@ -26,7 +26,7 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize("case", KERNELS)
 @pytest.mark.parametrize("size", [1, 7, 16, 61, 64, 384, "D"])
 def test_rows(name: str, case: str, size: int | str) -> None:
@@ -42,7 +42,7 @@ def test_rows(name: str, case: str, size: int | str) -> None:
         close(run(*arrays, pieces=3)[0], expected, 2e-5)
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 def test_in_place(name: str) -> None:
     group = make_group(lambda b, x: b.nn.softmax(x, axis=1), Tensor.of("f32", "M", 45))
     run = compile_kernel(all_kernels()["nn.softmax/f32/softmax_rows"], group, level(name))

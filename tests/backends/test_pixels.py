@@ -11,7 +11,7 @@ import pytest
 from nomul.backends.registry import all_kernels
 from nomul.ir.dim import Dim
 from nomul.ir.types import Tensor
-from tests.kernel_harness import close, level_names, levels, make_group, reference
+from tests.kernel_harness import close, every_level, levels, make_group, reference
 from tests.plain_kernels import Case, check, library_of, same_on_all_levels
 
 RNG = np.random.default_rng(10)
@@ -81,7 +81,7 @@ for _coordinates in ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_co
 LIBRARY = library_of(CASES)
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize("case", CASES)
 def test_images(name: str, case: str) -> None:
     check(CASES[case], LIBRARY(name).kernels[case], RNG)
@@ -92,7 +92,7 @@ def test_levels_agree(case: str) -> None:
     same_on_all_levels(CASES[case], levels())
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 def test_nan_wins_and_pads_do_not(name: str) -> None:
     kernel = LIBRARY(name).kernels["max_with_pads"]
     x = np.full((1, 9, 9, 24), -np.inf, np.float32)

@@ -11,7 +11,7 @@ from nomul.backends.kernels.folds import REDUCTIONS
 from nomul.backends.registry import all_kernels
 from nomul.ir.builder import Builder
 from nomul.ir.types import DType, Tensor
-from tests.kernel_harness import level_names, levels, make_group, reference
+from tests.kernel_harness import every_level, levels, make_group, reference
 from tests.plain_kernels import Case, check, library_of, same_on_all_levels
 
 RNG = np.random.default_rng(9)
@@ -102,7 +102,7 @@ CASES = {
 LIBRARY = library_of(CASES)
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize("case", CASES)
 def test_reductions(name: str, case: str) -> None:
     check(CASES[case], LIBRARY(name).kernels[case], RNG)
@@ -113,7 +113,7 @@ def test_levels_agree(case: str) -> None:
     same_on_all_levels(CASES[case], levels())
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 @pytest.mark.parametrize("case", ["rows", "argmax", "everything", "argmin_across"])
 def test_infinities_and_nan(name: str, case: str) -> None:
     kernel = LIBRARY(name).kernels[case]

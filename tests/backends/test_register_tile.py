@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nomul.backends.target import find_target
 from nomul.backends.tir.register_tile import MOST_SLACK, PANEL, RegisterTile
 
-TARGETS = find_target("x86_64-linux")
+TARGETS = (*find_target("x86_64-linux"), *find_target("rpi5"))
 COUNTS = st.lists(st.integers(1, 24), min_size=1, max_size=6, unique=True)
 
 
@@ -47,3 +47,14 @@ def test_seven_rows_are_one_tile_of_avx512_and_two_of_avx2() -> None:
     v4, v3 = (RegisterTile.of(target, 64).cover([7], padded=True) for target in TARGETS[:2])
     assert tiles(v4, 7) == [7]
     assert tiles(v3, 7) == [4, 4]
+
+
+@pytest.mark.parametrize("decoded", [False, True])
+@given(columns=st.one_of(st.none(), st.integers(1, 100)))
+def test_neon_tiles_need_no_more_registers_than_there_are(decoded: bool, columns: int | None) -> None:
+    """Sums, a vector of four elements for each row, one vector of the panel, and two to decode it."""
+    tile = RegisterTile.of(TARGETS[-1], columns, decoded=decoded)
+    for height in range(1, tile.rows + 1):
+        sums = height * len(tile.vectors(height)) * tile.unroll(height)
+        assert sums + height + 1 + 2 * decoded <= TARGETS[-1].registers
+    assert (tile.widths, tile.rows) == ((4,) * 4, 6) or decoded or (columns and columns <= PANEL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from kernel_harness import compile_kernel, level, level_names, make_group
+from kernel_harness import compile_kernel, every_level, level, make_group
 
 from nomul.backends.registry import all_kernels
 from nomul.ir.types import DType, Tensor
@@ -18,7 +18,7 @@ def converted(array: np.ndarray, goal: DType, on: str) -> np.ndarray:
     return compile_kernel(all_kernels()["any/f32/generic"], group, level(on))(array)[0]
 
 
-@pytest.mark.parametrize("on", level_names())
+@pytest.mark.parametrize("on", every_level())
 @pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16])
 def test_every_half_is_read(half: type, on: str) -> None:
     array = PATTERNS.view(half)
@@ -28,7 +28,7 @@ def test_every_half_is_read(half: type, on: str) -> None:
     assert np.isnan(got[nan]).all()
 
 
-@pytest.mark.parametrize("on", level_names())
+@pytest.mark.parametrize("on", every_level())
 @pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16])
 def test_f32_is_rounded_to_nearest_even(half: type, on: str) -> None:
     exact = PATTERNS.view(half).astype(np.float32)
