@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from nomul.backends import layouts
 from nomul.backends.execute import view_root
 from nomul.backends.lower import lower_to_object
+from nomul.backends.listing import Show
 from nomul.backends.plan import Level, Location, Plan, Port, Step
 from nomul.backends.select import Choice, Selection
 from nomul.ir.dim import Dim
@@ -66,7 +68,9 @@ def build_plan(
     progress: Progress = lambda text: None,
     lower: Lower | None = None,
 ) -> Plan:
-    """The Plan of a module at level "exec" with planned slots. lower: makes the levels' code; LLVM where it is None."""
+    """The Plan of a module at level "exec" with planned slots. lower: makes the levels' code; LLVM where it is None.
+
+    show: sees the text of every function that LLVM makes (`lower_to_object`), on several threads."""
     func, blob = module.main, WeightBlob()
     outputs = func.result_names or tuple(value.name for value in func.returns)
     symbols = kernel_symbols(selection)
@@ -75,8 +79,9 @@ def build_plan(
     for node in func.nodes:
         if node.op == "exec.run":
             choice = selection.choices[node.attrs["func"]]
+    show: Show | None = None,
             steps.append(_step(node, choice, symbols[id(choice)], places, blob, module))
-    levels = (lower or lower_levels)(selection, symbols, progress)
+    levels = (lower or partial(lower_levels, show=show))(selection, symbols, progress)
     return Plan(
         name=name,
         inputs=tuple(Port(param.name, param.dtype, param.shape) for param in func.params),
@@ -100,18 +105,22 @@ def kernel_symbols(selection: Selection) -> dict[int, str]:
     return names
 
 
-def lower_levels(selection: Selection, symbols: Mapping[int, str], progress: Progress) -> tuple[Level, ...]:
+def lower_levels(
+    selection: Selection, symbols: Mapping[int, str], progress: Progress, show: Show | None = None
+) -> tuple[Level, ...]:
     """All levels side by side: LLVM runs outside of Python's lock."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         count = len(selection.levels)
-        return tuple(pool.map(lambda index: _lower_level(selection, symbols, index, progress), range(count)))
+        return tuple(pool.map(lambda index: _lower_level(selection, symbols, index, progress, show), range(count)))
 
 
-def _lower_level(selection: Selection, symbols: Mapping[int, str], index: int, progress: Progress) -> Level:
+def _lower_level(
+    selection: Selection, symbols: Mapping[int, str], index: int, progress: Progress, show: Show | None
+) -> Level:
     target = selection.levels[index]
     functions = {f"{symbols[id(c)]}__{target.level}": c.built[index].function for c in selection.unique}
     progress(f"{len(functions)} kernels for {target.name}")
-    code = lower_to_object(functions, target)
+    code = lower_to_object(functions, target, show)
     return Level(target.level, tuple(sorted(target.features)), code)
 
 

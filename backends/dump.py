@@ -1,16 +1,10 @@
-"""What `--dump` shows of the kernels: which was chosen for each group and why, their lowered code, and model.c."""
+"""What `--dump` shows of the kernels: which was chosen for each group, and why not another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from nomul.backends.build import kernel_symbols
-from nomul.backends.driver import emit_driver
-from nomul.backends.lower import lower_to_text
-from nomul.backends.plan import Plan
 from nomul.backends.select import Selection
-
-Write = Callable[[str, str], object]
+from nomul.ir.graph import Module
 
 
 def selection_table(selection: Selection) -> str:
@@ -23,13 +17,15 @@ def selection_table(selection: Selection) -> str:
     return "\n".join(lines) + "\n"
 
 
-def dump_kernels(selection: Selection, plan: Plan, write: Write) -> None:
-    """Files kernels.txt, model.c and kernels/SYMBOL__LEVEL.{tir,ll,s}."""
-    write("kernels.txt", selection_table(selection))
-    write("model.c", emit_driver(plan))
-    symbols = kernel_symbols(selection)
-    for choice in selection.unique:
-        for target, built in zip(choice.levels, choice.built, strict=True):
-            symbol = f"{symbols[id(choice)]}__{target.level}"
-            for kind, text in lower_to_text(built.function, target, symbol).items():
-                write(f"kernels/{symbol}.{kind}", text)
+def rejections(module: Module, selection: Selection) -> list[str]:
+    """A line for each kernel that was refused: for which group (the first of equal ones), at which layer, and why."""
+    lines, seen = [], set()
+    for node in module.main.nodes:
+        choice = selection.choices.get(node.attrs.get("func", ""))
+        if choice is None or id(choice) in seen:
+            continue
+        seen.add(id(choice))
+        place = f" ({node.loc})" if node.loc else ""
+        where = f"@{node.attrs['func']}, {node.results[0]}{place}"
+        lines += [f"{kernel} for {where}: {reason}; taken: {choice.label}" for kernel, reason in choice.rejected]
+    return lines

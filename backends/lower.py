@@ -18,24 +18,24 @@ from nomul.backends import tvm_alone  # noqa: F401  (before tvm)
 import tvm
 from tvm import tirx
 
+from nomul.backends.listing import Show, show_functions
 from nomul.backends.share import share
 from nomul.backends.target import Target
 
 
-def lower_to_object(functions: Mapping[str, Any], target: Target) -> bytes:
-    """An object file of `target`'s format. functions: PrimFuncs with the kernel interface, by symbol."""
-    module = _code(functions, target)
+def lower_to_object(functions: Mapping[str, Any], target: Target, show: Show | None = None) -> bytes:
+    """An object file of `target`'s format. functions: PrimFuncs with the kernel interface, by symbol.
+
+    show: called with the symbol, the kind and the text of what becomes of each: "tir" (lowered TIRx), "ll" (optimised
+    LLVM IR) and "s" (assembly); what kernels share has a symbol of its own."""
+    lowered = _lowered(functions, target)
+    module = _generate(lowered, target)
+    if show:
+        show_functions(lowered, module, show)
     with TemporaryDirectory(prefix="nomul-") as folder:
         path = Path(folder) / "kernels.o"
         module.write_to_file(str(path))
         return path.read_bytes()
-
-
-def lower_to_text(function: Any, target: Target, symbol: str = "kernel") -> dict[str, str]:
-    """What becomes of one function: "tir" (lowered TIRx), "ll" (optimised LLVM IR) and "s" (assembly)."""
-    lowered = _lowered({symbol: function}, target)
-    module = _generate(lowered, target)
-    return {"tir": lowered.script(), "ll": module.inspect_source("ll"), "s": module.inspect_source("s")}
 
 
 def llvm_target(target: Target) -> Any:
@@ -45,10 +45,6 @@ def llvm_target(target: Target) -> Any:
     and took up to half as much code again (docs/kernels.md)."""
     description = {"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, "mattr": list(target.attributes)}
     return tvm.target.Target({**description, "opt-level": 2})
-
-
-def _code(functions: Mapping[str, Any], target: Target) -> Any:
-    return _generate(_lowered(functions, target), target)
 
 
 def _generate(lowered: Any, target: Target) -> Any:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from nomul.backends.artifact import is_library, write_artifact
 from nomul.backends.build import build_plan
-from nomul.backends.dump import dump_kernels
+from nomul.backends.driver import emit_driver
+from nomul.backends.dump import rejections, selection_table
 from nomul.backends.execute import own_outputs, to_calls, to_exec
+from nomul.backends.listing import Show
 from nomul.backends.plan import Plan
 from nomul.backends.portable_c.targets import C_TARGETS
 from nomul.backends.select import Selection, select
@@ -71,10 +73,15 @@ def lower_to_plan(module: Module, options: Options) -> Compiled:
     _refuse_portable(options)
     runner = pass_runner(options, share=PASSES_SHARE)
     module, selection = schedule(module, options, find_targets(options.targets), runner)
-    plan = build_plan(module, selection, options.name)
-    if runner.dump:
-        dump_kernels(selection, plan, runner.dump.write)
+    dump = runner.dump
+    plan = build_plan(module, selection, options.name, show=_show_code(dump) if dump else None)
+    if dump:
+        dump.write("model.c", emit_driver(plan))
     return Compiled(module, selection, plan)
+
+
+def _show_code(dump: Dump) -> Show:
+    return lambda symbol, kind, text: dump.write(f"kernels/{symbol}.{kind}", text)
 
 
 def _refuse_portable(options: Options) -> None:
@@ -90,6 +97,9 @@ def schedule(
     module = to_calls(module) if module.level == "exec" else runner.run(module, tensor_phases(options, PASSES_SHARE))
     options.progress("select", PASSES_SHARE)
     module, selection = choose_kernels(module, levels, options)
+    runner.refusals = rejections(module, selection)
+    if runner.dump:
+        runner.dump.write("kernels.txt", selection_table(selection))
     module = runner.apply(module, PlanMemory(), "memory")
     options.progress("kernels", 0.5)
     return module, selection

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from nomul.backends.build import build_plan, kernel_symbols
 from nomul.backends.driver import emit_driver
-from nomul.backends.dump import selection_table
 from nomul.backends.plan import Level
 from nomul.backends.portable_c.folder import write_folder
 from nomul.backends.portable_c.kernels import kernels_text
@@ -30,12 +29,8 @@ def build_sources(module: Module, options: Options) -> Path:
     plan = build_plan(module, selection, options.name, lower=lambda *_: (Level(PORTABLE.level, (), b""),))
     plan = replace(plan, target=target.name)
     if runner.dump:
-        for name, text in {
-            "kernels.txt": selection_table(selection),
-            "model.c": emit_driver(plan),
-            "kernels.c": kernels,
-        }.items():
-            runner.dump.write(name, text)
+        runner.dump.write("model.c", emit_driver(plan))
+        runner.dump.write("kernels.c", kernels)
     options.progress("write", 0.9)
     write_folder(plan, kernels, options.output, target, weights=options.weights, array_limit=options.array_limit)
     options.progress("done", 1.0)

@@ -26,8 +26,7 @@ class Dump:
         try:
             self._clean()
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._manifest = self.folder / MANIFEST
-            self._manifest.write_text("", encoding="utf-8")
+            self._list_file = (self.folder / MANIFEST).open("w", encoding="utf-8", buffering=1)
             self._listed: set[str] = set()
             self._weights: WeightsStore | None = None
         except OSError as error:
@@ -53,8 +52,7 @@ class Dump:
 
     def _list(self, name: str) -> None:
         if name not in self._listed:
-            with self._manifest.open("a", encoding="utf-8") as manifest:
-                manifest.write(f"{name}\n")
+            self._list_file.write(f"{name}\n")
             self._listed.add(name)
 
     def _clean(self) -> None:

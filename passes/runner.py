@@ -73,6 +73,7 @@ class PassRunner:
     dump: Dump | None = None
     check: bool = False
     progress: Progress | None = None
+    refusals: Sequence[str] = ()  # lines on what else was refused than rewrites: kernels
     records: list[PassRecord] = field(default_factory=list)
     _checker: Checker | None = None
     _text: str = ""
@@ -193,7 +194,7 @@ class PassRunner:
         """They are complete whatever fails next."""
         if self.dump:
             self.dump.write("index.txt", index_table(self.records))
-            self.dump.write("why.txt", "".join(f"{miss}\n" for miss in self.misses))
+            self.dump.write("why.txt", why_text(self.misses, self.refusals))
 
 
 _BUG = "this is a fault of nomul; --dump DIR keeps the module before it"
@@ -233,6 +234,14 @@ def _end(phases: Sequence[Phase], until: str | None) -> int:
     if until not in names:
         raise NomulError("NM455", f"there is no phase '{until}'", help=f"phases: {', '.join(names)}")
     return names.index(until) + 1
+
+
+def why_text(misses: Sequence[Miss], refusals: Sequence[str]) -> str:
+    """Rules that nearly fired, the closest first, and kernels that were refused."""
+    lines = [f"rules that nearly fired: {len(misses)}", *map(str, misses)]
+    if refusals:
+        lines += ["", f"kernels that were refused: {len(refusals)}", *refusals]
+    return "\n".join(lines) + "\n"
 
 
 def index_table(records: Sequence[PassRecord]) -> str:

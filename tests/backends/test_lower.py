@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nomul.backends.frame import KernelFrame
-from nomul.backends.lower import lower_to_object, lower_to_text
+from nomul.backends.lower import lower_to_object
 from nomul.backends.tir.body import index, loop, opaque, store
 from nomul.ir.types import Tensor
 from tests.kernel_harness import level, level_names, link, make_group
@@ -36,9 +36,16 @@ def test_equal_functions_give_equal_bytes() -> None:
 
 def test_dumps_show_the_code() -> None:
     name = level_names()[0]
-    text = lower_to_text(doubled(name), level(name), "my_kernel")
-    assert set(text) == {"tir", "ll", "s"}
-    assert all("my_kernel" in part for part in text.values())
+    texts: dict[str, str] = {}
+    functions = {"first_kernel": doubled(name), "second_kernel": doubled(name)}
+    plain = lower_to_object(functions, level(name))
+    shown = lower_to_object(functions, level(name), lambda symbol, kind, text: texts.update({f"{symbol}.{kind}": text}))
+    assert shown == plain  # looking changes nothing
+    assert set(texts) == {f"{symbol}.{kind}" for symbol in functions for kind in ("tir", "ll", "s")}
+    for file, text in texts.items():
+        own, other = ("first", "second") if file.startswith("first") else ("second", "first")
+        assert f"{own}_kernel" in text and f"{other}_kernel" not in text, file
+    assert "ret i32 0" in texts["first_kernel.ll"] and "!dbg" not in texts["first_kernel.ll"]
 
 
 @pytest.mark.parametrize("name", level_names())
