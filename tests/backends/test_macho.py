@@ -14,11 +14,12 @@ import pytest
 from pass_graphs import Graph
 from toy_artifact import toy_plan
 
+import nomul
 from nomul.backends.link import link_library
 from nomul.backends.macho import hide_symbols
 from nomul.backends.macho_check import problems
 from nomul.options import Options
-from nomul.pipeline import build, lower_to_plan
+from nomul.pipeline import lower_to_plan
 from nomul.runtime.errors import RuntimeFault
 from nomul.runtime.macho import BUILD_VERSION, ID_DYLIB, LOAD_DYLIB, SEGMENT, MachO, read_uleb
 from nomul.runtime.trailer import read_facts
@@ -43,7 +44,7 @@ def network():  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("target", ["apple-m1", "apple-m2", "apple-m3", "apple-m4", "aarch64-macos"])
 def test_a_compiled_model_passes_every_check(target: str, tmp_path: Path) -> None:
-    path = build(network(), Options(targets=(target,), output=tmp_path / NAME))
+    path = nomul.build(network(), target=target, output=tmp_path / NAME)
     assert problems(path.read_bytes(), NAME) == []
     facts = read_facts(path)
     assert facts["levels"] == (["apple_m2", "apple_m1"] if target == "aarch64-macos" else [target.replace("-", "_")])

@@ -12,11 +12,14 @@ from emulate import Fault, Program, emulated, opened, opened_for_macos, sysroot
 from pass_graphs import Graph
 from toy_artifact import toy_inputs, toy_plan, toy_reference
 
+import nomul
 from nomul.backends.link import link_library
+from nomul.backends.plan import Plan
+from nomul.backends.target import find_target
 from nomul.ir import interpreter
 from nomul.ir.graph import Module
 from nomul.options import Options
-from nomul.pipeline import build, lower_to_plan
+from nomul.pipeline import lower_to_plan
 
 MISSING_CPU = 15
 
@@ -36,6 +39,10 @@ def mixture() -> Module:
     pixels = nn.conv2d(image, graph.weight("filter", 8, 1, 3, 3), strides=(1, 2), pads=(1, 1, 1, 1))
     best = graph.b.reduce.argmax(nn.softmax(rows, axis=2), axis=2)
     return graph.module(seen, half, pixels, best)
+
+
+def plan_for(target: str) -> Plan:
+    return lower_to_plan(mixture(), Options(targets=(target,))).plan
 
 
 def arrays(batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,11 +115,11 @@ def test_a_cpu_without_a_feature_gets_its_name(
 
 @pytest.mark.parametrize("target", ["rpi4", "arm-linux", "riscv64-linux"])
 def test_a_program_on_the_board_opens_the_library(target: str, tmp_path: Path) -> None:
-    module, options = mixture(), Options(targets=(target,), output=tmp_path / "model.so")
-    plan = lower_to_plan(module, options)
-    program = opened(build(module, options), plan.plan, plan.selection.levels[0].arch, tmp_path)
+    library = nomul.build(mixture(), target=target, output=tmp_path / "model.so")
+    program = opened(library, plan_for(target), find_target(target)[0].arch, tmp_path)
     check(program, None)
-    assert len(program(*arrays(2, 5), threads=3)) == len(plan.plan.outputs)
+    for one, three in zip(program(*arrays(2, 5)), program(*arrays(2, 5), threads=3), strict=True):
+        np.testing.assert_array_equal(one, three)
 
 
 @pytest.mark.parametrize("target", ["rpi4", "arm-linux", "riscv64-linux", "arm-linux-musl"])
@@ -122,7 +129,7 @@ def test_rounding_is_exact_and_needs_no_libm(target: str, tmp_path: Path) -> Non
     wide = ew.cast(x, dtype="f64")
     rounded = [(ew.floor(v), ew.ceil(v), ew.round(v), ew.trunc(v)) for v in (x, wide)]
     module = graph.module(*(value for values in rounded for value in values))
-    library = build(module, Options(targets=(target,), output=tmp_path / "model.so"))
+    library = nomul.build(module, target=target, output=tmp_path / "model.so")
     needs = {symbol.name for symbol in dynamic_symbols(library.read_bytes()) if not symbol.defined}
     assert not {name for name in needs if name.startswith(("floor", "ceil", "rint", "trunc", "__aeabi"))}
     numbers = [0.0, -0.0, 0.5, -0.5, 1.5, -2.5, 0.7, -0.7, 1e9, -8388607.5, 4194303.5, np.inf, -np.inf, np.nan, 3, -3.2]
@@ -173,14 +180,14 @@ def test_a_library_for_macos_runs_in_a_loader_of_our_own(
     target: str, machine: str, level: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NM_APPLE", machine)
-    module, options = mixture(), Options(targets=(target,), output=tmp_path / "model.dylib")
-    program = opened_for_macos(build(module, options), lower_to_plan(module, options).plan, tmp_path)
+    library = nomul.build(mixture(), target=target, output=tmp_path / "model.dylib")
+    program = opened_for_macos(library, plan_for(target), tmp_path)
     check(program, "max", level)
     np.testing.assert_array_equal(program(*arrays(3, 7), cpu="max")[0], program(*arrays(3, 7), cpu="max", threads=3)[0])
 
 
 def test_an_m1_refuses_what_the_m2_has(tmp_path: Path) -> None:
-    module, options = mixture(), Options(targets=("apple-m2",), output=tmp_path / "model.dylib")
-    program = opened_for_macos(build(module, options), lower_to_plan(module, options).plan, tmp_path)
+    library = nomul.build(mixture(), target="apple-m2", output=tmp_path / "model.dylib")
+    program = opened_for_macos(library, plan_for("apple-m2"), tmp_path)
     with pytest.raises(Fault, match=r"^i8mm$"):
         program(*arrays(1, 2), cpu="max")

@@ -14,7 +14,7 @@ import nomul
 from nomul.backends.macho_check import problems
 from nomul.ir.graph import Module
 from nomul.options import Options
-from nomul.pipeline import build, lower_to_plan
+from nomul.pipeline import lower_to_plan
 from nomul.source import read_model
 
 EXAMPLES = str(Path(__file__).parents[2] / "examples")
@@ -63,7 +63,7 @@ def test_linux(target: str, cpu: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_macos(tmp_path: Path) -> None:
-    options = Options(targets=("apple-m1",), output=tmp_path / "encoder.dylib")
-    library = build(encoder(), options)
+    library = nomul.build(encoder(), target="apple-m1", output=tmp_path / "encoder.dylib")
     assert problems(library.read_bytes(), library.name) == []
-    check(opened_for_macos(library, lower_to_plan(encoder(), options).plan, tmp_path)(*sentences(), cpu="max"))
+    plan = lower_to_plan(encoder(), Options(targets=("apple-m1",))).plan
+    check(opened_for_macos(library, plan, tmp_path)(*sentences(), cpu="max"))
