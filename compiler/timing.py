@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 Job = Callable[[], object]
 BLOCK = 5  # timed runs of one contender at a stretch
-PAUSE = 0.003  # seconds before each stretch: worker threads of the contender before stop spinning meanwhile
+PAUSE = 0.03  # seconds before each stretch: until then worker threads of the contender before may still spin
 
 
 @dataclass(frozen=True)

@@ -188,5 +188,7 @@ nm_status nm_rt_run(const nm_env *env, const nm_tensor *inputs, const nm_tensor 
   if (status == NM_OK) status = use_level(env, &run);
   if (status == NM_OK) status = nm_find_weights(env, &run.weights);
   if (status == NM_OK) status = use_scratch(env, &run);
-  return status == NM_OK ? program->steps(&run) : status;
+  if (status != NM_OK) return status;
+  nm_pool_enter(env->pool);
+  return program->steps(&run);
 }

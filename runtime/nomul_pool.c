@@ -20,6 +20,8 @@ static nm_status run_tiles(const nm_run *run, nm_call call, void *const *args, i
 
 #if defined(NM_NO_THREADS)
 
+void nm_pool_enter(nm_pool *pool) { (void)pool; }
+
 uint32_t nm_pool_threads(const nm_pool *pool) {
   (void)pool;
   return 1;
@@ -50,6 +52,8 @@ nm_status nm_rt_pool_stop(nm_pool *pool) {
 #include <pthread.h>
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #include <stdatomic.h>
 #include <string.h>
@@ -65,18 +69,20 @@ typedef struct {
   nm_pool *pool; /* for the start of the worker */
   pthread_t thread;
   uint32_t index;
-  int kept_off; /* the CPU that the worker keeps off; -1: none */
+#if defined(__linux__)
+  _Atomic int32_t number; /* of the thread, for the system; 0: it has not started */
+#endif
 } share;
 
 struct nm_pool {
   _Alignas(NM_ALIGNMENT) _Atomic uint32_t news; /* changes when a step opens and when the pool stops */
   _Atomic uint32_t open, stopping, sleepers;
-  _Atomic int callers_cpu; /* where the caller of the newest step runs; -1: unknown */
   _Alignas(NM_ALIGNMENT) _Atomic uint32_t active, caller_sleeps;
   _Alignas(NM_ALIGNMENT) _Atomic uint32_t busy; /* a run has the pool */
   uint32_t threads;
 #if defined(__linux__)
   cpu_set_t cpus; /* on which the workers may run */
+  _Atomic int32_t callers_cpu; /* where the newest run began */
 #endif
   pthread_mutex_t mutex;
   pthread_cond_t wake, idle;
@@ -117,6 +123,48 @@ static int spin(_Atomic uint32_t *word, int equal, uint32_t value) {
   return 0;
 }
 
+/* ---- Places ------------------------------------------------------------------------------------------------- */
+
+/* A system that likes to keep few cores busy wakes a worker on the core of the caller, which is not going to give it up:
+ * the worker would sleep through the run. So workers are kept off the core that the caller is on. */
+#if defined(__linux__)
+
+static void keep_off(const nm_pool *pool, int32_t thread, int32_t cpu) {
+  cpu_set_t others = pool->cpus;
+  if (cpu < 0 || cpu >= CPU_SETSIZE) return;
+  CPU_CLR((size_t)cpu, &others);
+  if (CPU_COUNT(&others) > 0) sched_setaffinity(thread, sizeof others, &others); /* if it fails, all is as it was */
+}
+
+void nm_pool_enter(nm_pool *pool) {
+  if (!pool) return;
+  const int32_t cpu = sched_getcpu();
+  if (cpu == atomic_load_explicit(&pool->callers_cpu, memory_order_relaxed)) return;
+  atomic_store(&pool->callers_cpu, cpu);
+  for (uint32_t i = 1; i < pool->threads; i++) {
+    const int32_t thread = atomic_load(&pool->shares[i].number);
+    if (thread != 0) keep_off(pool, thread, cpu);
+  }
+}
+
+/* The number is there before the caller's place is read, and nm_pool_enter writes and reads in the other order. */
+static void worker_is_here(share *mine) {
+  atomic_store(&mine->number, (int32_t)syscall(SYS_gettid));
+  keep_off(mine->pool, 0, atomic_load(&mine->pool->callers_cpu));
+}
+
+static void find_cpus(nm_pool *pool) {
+  if (sched_getaffinity(0, sizeof pool->cpus, &pool->cpus) != 0) CPU_ZERO(&pool->cpus); /* more than it can name */
+}
+
+#else
+
+void nm_pool_enter(nm_pool *pool) { (void)pool; }
+static void worker_is_here(share *mine) { (void)mine; }
+static void find_cpus(nm_pool *pool) { (void)pool; }
+
+#endif
+
 /* ---- Workers ------------------------------------------------------------------------------------------------ */
 
 static void work(nm_pool *pool, uint32_t self) {
@@ -132,27 +180,8 @@ static void work(nm_pool *pool, uint32_t self) {
   }
 }
 
-/* A system that likes to keep few cores busy wakes a worker on the core of the caller, which is not going to give it up:
- * the worker would sleep through the run. So workers keep off the core on which they last saw a caller. */
-#if defined(__linux__)
-static int this_cpu(void) { return sched_getcpu(); }
-
-static void keep_off(const share *mine, int cpu) {
-  cpu_set_t others = mine->pool->cpus;
-  if (cpu < 0 || cpu >= CPU_SETSIZE) return;
-  CPU_CLR((size_t)cpu, &others);
-  if (CPU_COUNT(&others) > 0) sched_setaffinity(0, sizeof others, &others); /* where it fails, all is as it was */
-}
-#else
-static int this_cpu(void) { return -1; }
-static void keep_off(const share *mine, int cpu) { (void)mine, (void)cpu; }
-#endif
-
-static uint32_t wait_for_news(share *mine, uint32_t seen) {
-  nm_pool *pool = mine->pool;
+static uint32_t wait_for_news(nm_pool *pool, uint32_t seen) {
   if (spin(&pool->news, 0, seen)) return atomic_load(&pool->news);
-  const int cpu = atomic_load(&pool->callers_cpu);
-  if (cpu != mine->kept_off) keep_off(mine, mine->kept_off = cpu);
   pthread_mutex_lock(&pool->mutex);
   atomic_fetch_add(&pool->sleepers, 1);
   while (atomic_load(&pool->news) == seen) pthread_cond_wait(&pool->wake, &pool->mutex);
@@ -165,8 +194,9 @@ static void *worker(void *argument) {
   share *mine = argument;
   nm_pool *pool = mine->pool;
   uint32_t seen = 0;
+  worker_is_here(mine);
   for (;;) {
-    seen = wait_for_news(mine, seen);
+    seen = wait_for_news(pool, seen);
     if (atomic_load(&pool->stopping)) return NULL;
     atomic_fetch_add(&pool->active, 1);
     if (atomic_load(&pool->open)) work(pool, mine->index);
@@ -181,7 +211,6 @@ static void *worker(void *argument) {
 /* ---- The caller --------------------------------------------------------------------------------------------- */
 
 static void tell_workers(nm_pool *pool) {
-  atomic_store_explicit(&pool->callers_cpu, this_cpu(), memory_order_relaxed);
   atomic_fetch_add(&pool->news, 1);
   if (atomic_load(&pool->sleepers) == 0) return;
   pthread_mutex_lock(&pool->mutex);
@@ -257,10 +286,8 @@ nm_status nm_rt_pool_start(void *memory, size_t memory_size, uint32_t threads, n
   if (!memory || !pool) return NM_NULL_POINTER;
   if (size == 0 || memory_size < size || (uintptr_t)memory % NM_ALIGNMENT) return NM_POOL_FAILED;
   nm_pool *made = memset(memory, 0, size);
-#if defined(__linux__)
-  if (sched_getaffinity(0, sizeof made->cpus, &made->cpus) != 0) CPU_ZERO(&made->cpus); /* more CPUs than it can name */
-#endif
-  made->callers_cpu = this_cpu();
+  find_cpus(made);
+  nm_pool_enter(made);
   pthread_mutex_init(&made->mutex, NULL);
   pthread_cond_init(&made->wake, NULL);
   pthread_cond_init(&made->idle, NULL);
@@ -268,7 +295,6 @@ nm_status nm_rt_pool_start(void *memory, size_t memory_size, uint32_t threads, n
     share *next = &made->shares[made->threads];
     next->pool = made;
     next->index = made->threads;
-    next->kept_off = -1;
     if (pthread_create(&next->thread, NULL, worker, next) != 0) {
       nm_rt_pool_stop(made);
       return NM_POOL_FAILED;

@@ -112,6 +112,8 @@ NM_HIDDEN nm_status nm_find_weights(const nm_env *env, const uint8_t **payload);
 
 /* How many threads work for this pool (NULL: one). */
 NM_HIDDEN uint32_t nm_pool_threads(const nm_pool *pool);
+/* A run begins on this thread. */
+NM_HIDDEN void nm_pool_enter(nm_pool *pool);
 
 /* What the steps of one run see. Thread t uses scratch at thread_scratch + t * thread_scratch_size. */
 typedef struct {
