@@ -206,7 +206,7 @@ class Expressions:
             return self._intrinsic(codegen.llvm_get_intrinsic_name(int(e.args[0].value)), list(e.args[1:]))
         x, dtype = self.term(e.args[0]), str(e.ty.dtype)
         if op == "isnan":
-            return Term(f"isnan({x.text})", ATOM, "int32_t", intervals.TRUTH)
+            return _is_nan(x)
         if op == "reinterpret":
             kind = kind_of(dtype)
             inside = None if kind in _FLOATS else full(dtype)
@@ -230,6 +230,8 @@ def _called(function: str, x: Term, y: Term, interval: Interval | None) -> Term:
 
 
 def _compared(x: Term, sign: str, y: Term) -> Term:
+    if x.text == y.text:
+        return truth(False) if sign in ("<", ">", "!=") else _negated(_is_nan(x))
     if x.interval is not None and y.interval is not None:
         verdict = intervals.decide(sign, x.interval, y.interval)
         if verdict is not None:
@@ -239,6 +241,12 @@ def _compared(x: Term, sign: str, y: Term) -> Term:
         return Term(f"({left} < {right} || {left} > {right})", ATOM, "int32_t", intervals.TRUTH)
     level = EQUALITY if sign in ("==", "!=") else COMPARISON
     return Term(f"{x.within(SUM)} {sign} {y.within(SUM)}", level, "int32_t", intervals.TRUTH)
+
+
+def _is_nan(x: Term) -> Term:
+    if x.kind not in _FLOATS:
+        return truth(False)
+    return Term(f"isnan({x.text})", ATOM, "int32_t", intervals.TRUTH)
 
 
 def _negated(x: Term) -> Term:

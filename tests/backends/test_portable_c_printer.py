@@ -70,6 +70,12 @@ def test_what_is_always_true_is_not_asked() -> None:
     assert "if (" in printed(padded)
 
 
+def test_a_number_that_is_compared_with_itself_is_asked_for_nan() -> None:
+    text = printed(group_of(lambda b, x: b.ew.eq(x, x), "f32[6]"))
+    assert "!isnan(" in text and "==" not in text
+    assert "= 1;" in printed(group_of(lambda b, x: b.ew.eq(x, x), "i32[6]"))
+
+
 def test_names_that_c_keeps_are_changed() -> None:
     group = group_of(lambda b, x, y: b.ew.add(x, y), "f32[6]", "f32[6]")
     group.func.rename(group.func.params[0], "double")
