@@ -67,6 +67,7 @@ def build_plan(
     name: str,
     progress: Progress = lambda text: None,
     lower: Lower | None = None,
+    show: Show | None = None,
 ) -> Plan:
     """The Plan of a module at level "exec" with planned slots. lower: makes the levels' code; LLVM where it is None.
 
@@ -79,7 +80,6 @@ def build_plan(
     for node in func.nodes:
         if node.op == "exec.run":
             choice = selection.choices[node.attrs["func"]]
-    show: Show | None = None,
             steps.append(_step(node, choice, symbols[id(choice)], places, blob, module))
     levels = (lower or partial(lower_levels, show=show))(selection, symbols, progress)
     return Plan(
