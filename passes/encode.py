@@ -13,11 +13,12 @@ from nomul.ir.encodings import Encoding
 from nomul.ir.errors import NomulError, Problem
 from nomul.ir.graph import Module, Weight
 from nomul.ir.quantise import LEVELS
+from nomul.ir.syntax import parse_encoding
 from nomul.ir.text import print_module
 from nomul.ir.types import Tensor
 from nomul.passes.base import Pass, Report
 from nomul.passes.calibrate import Batch, collect, waves
-from nomul.passes.choice import PLAIN, Recipe, Rule, unmatched
+from nomul.passes.choice import ACTS, ANY, PLAIN, ROLES, Recipe, Rule, unmatched
 from nomul.passes.fallback import fitting
 from nomul.passes.fit import find_fitter
 from nomul.passes.fit_layers import Fit, FitCache, Job, fit_jobs
@@ -66,13 +67,27 @@ class Encode(Pass):
         progress: EncodeProgress = _silent,
     ) -> None:
         self.recipe = recipe or Recipe()
+        self.bound = self.recipe.max_error
         self.batches = batches
         self.cache = FitCache(cache) if cache else None
         self.progress = progress
 
+    @classmethod
+    def of(
+        cls, *, weights: str = PLAIN, match: str = ANY, role: str = "", fitter: str = "", act: str = PLAIN
+    ) -> Encode:
+        """With a recipe of one rule. Raises ValueError, TypeError or TextFault for words that there are not."""
+        encoding = None if weights == PLAIN else parse_encoding(weights)
+        if encoding:
+            find_fitter(fitter or None, encoding)
+        for given, known in ((act, ACTS), (role or ROLES[0], ROLES)):
+            if given not in known:
+                raise ValueError(f"'{given}' is none of {', '.join(known)}")
+        return cls(Recipe((Rule(match, encoding, fitter or None, act, role or None),)))
+
     def run(self, module: Module, report: Report) -> None:
         plans = self._plans(module, report)
-        context = _context(module, self.batches)
+        context = _context(module, self.batches) if self.cache else b""
         jobs = {plan.weight.name: _job(plan, context) for plan in plans}
         fits = self._cached(jobs)
         missing = [plan.layer for plan in plans if plan.weight.name not in fits]

@@ -21,6 +21,7 @@ from nomul.passes.calibrate import Statistics
 from nomul.passes.fit import Fields, Fitter
 
 FORMAT = b"nomul fitted layer 1"
+QUICK = "round_to_nearest"  # what it does is not worth a file
 _SUFFIX = ".fit.safetensors"
 _FITTED, _MEAN, _LARGEST = "fitted", "mean", "largest"
 
@@ -142,6 +143,6 @@ def _fit(job: Job, seen: Statistics | None, cache: FitCache | None) -> Fit | Val
     except (ValueError, np.linalg.LinAlgError) as error:
         return ValueError(str(error))
     fit = Fit(fields) if seen is None else Fit(fields, seen.mean, seen.largest)
-    if cache:
+    if cache and job.fitter.name != QUICK:
         cache.save(job, fit)
     return fit

@@ -254,6 +254,11 @@ def test_an_interrupt_loses_nothing(tmp_path: Path) -> None:
                 assert np.array_equal(array, other.weights[name].fields[field]), (name, field)
 
 
+def test_what_is_quick_is_not_kept(tmp_path: Path) -> None:
+    run(built(network), encode({"*": "f16"}, cache=tmp_path / "fits"))
+    assert not (tmp_path / "fits").exists()
+
+
 def test_the_cache_knows_other_data_and_other_weights(tmp_path: Path) -> None:
     cache = tmp_path / "fits"
     FitCache(cache).clear()
