@@ -15,18 +15,22 @@ from nomul.passes.dump import WEIGHTS
 
 def read_nir(path: Path) -> Module:
     """A module with its weights where their file is there. Raises NomulError (NM003, NM004, or as the parser)."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise NomulError("NM003", f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise NomulError("NM004", f"{path} is not a text file") from None
-    module = parse_module(text)
+    module = parse_module(read_text(path))
     weights = next((file for file in (weights_path(path), path.with_name(WEIGHTS)) if file.exists()), None)
     if weights is not None:
         module.source = read_source(load_weights(module, weights))
         module.origin = str(module.source.get("origin", ""))
     return module
+
+
+def read_text(path: Path) -> str:
+    """Raises NomulError (NM003, NM004)."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NomulError("NM003", f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise NomulError("NM004", f"{path} is not a text file") from None
 
 
 def require_weights(module: Module) -> None:

@@ -1,6 +1,7 @@
 """Recipes: which layers get which encoding, fitter and activations. Built-in ones are TOML files in `recipes/`.
 
     strict = false                       # optional: true makes a layer that cannot have its encoding an error
+    max_error = 0.05                     # optional: of each output, relative to its norm; --check holds it
 
     [[layers]]                           # the first rule that takes a layer decides
     match = "encoder.*.query.weight"     # glob over names of weights and layers; default "*"
@@ -17,6 +18,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -70,14 +72,17 @@ def _parse(text: str, what: str) -> Recipe:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise NomulError("NM008", f"{what} is not TOML: {error}") from None
-    unknown = sorted(set(data) - {"layers", "strict"})
+    unknown = sorted(set(data) - {"layers", "strict", "max_error"})
     layers, strict = data.get("layers"), data.get("strict", False)
     if unknown or not isinstance(layers, list) or not all(isinstance(rule, dict) for rule in layers):
         reason = f"has unknown keys ({', '.join(unknown)})" if unknown else "has no list [[layers]]"
         raise NomulError("NM008", f"{what} {reason}", help=_SHAPE)
     if not isinstance(strict, bool):
         raise NomulError("NM008", f"{what}: strict is true or false, not {strict!r}")
-    return _rules(layers, strict)
+    limit = data.get("max_error")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
+        raise NomulError("NM008", f"{what}: max_error is a number above 0, not {limit!r}")
+    return replace(_rules(layers, strict), max_error=limit)
 
 
 def _split(text: str) -> dict[str, str]:

@@ -59,10 +59,17 @@ class Pass:
     """One step over a module. Subclasses stand one in a file and are found by name in `nomul.passes.catalog`.
 
     name: as in `nomul opt -p NAME`.  exact: results differ by rounding only, so `--check` compares them.
+    bound: of the error of a pass that is not exact, relative to the norm of each output; None for no bound.
     """
 
     name: ClassVar[str] = ""
     exact: ClassVar[bool] = True
+    bound: float | None = None
+
+    @classmethod
+    def of(cls) -> Pass:
+        """The pass for `nomul opt -p NAME{option=value}`; keyword parameters, all of them texts, are its options."""
+        return cls()
 
     def run(self, module: Module, report: Report) -> None:
         """Change `module` in place; the runner has made the clone. Raise NomulError for what a user can mend."""

@@ -6,12 +6,15 @@ import numpy as np
 
 from nomul.ir import interpreter
 from nomul.ir.errors import NomulError
-from nomul.ir.graph import Module
+from nomul.ir.graph import Module, Value
 from nomul.ir.types import DType
 from nomul.passes.base import Pass
 from nomul.passes.random_inputs import random_dims, random_inputs
 
 TRIALS = 2
+OTHER_RESULTS = "NM452"
+UNRUNNABLE = (ArithmeticError, AssertionError, LookupError, ValueError)  # as numpy says that sizes do not fit together
+_BUG = "this is a fault of nomul's pass"
 _TOLERANCE = {DType.F16: 2e-2, DType.BF16: 1e-1}  # of the largest output; sixteen bits round at every op
 _TOLERANCE_F32 = 1e-4
 
@@ -27,13 +30,23 @@ class Checker:
         self.expected = self._outputs(module)
         self.tolerance = max((_TOLERANCE.get(v.dtype, _TOLERANCE_F32) for v in _floats(module)), default=_TOLERANCE_F32)
 
-    def compare(self, module: Module, item: Pass) -> None:
-        """Raises NomulError (NM452) naming the pass where results differ. A lossy pass gives the new expectation."""
-        given = self._outputs(module)
+    def compare(self, module: Module, item: Pass) -> str | None:
+        """What there is to note of a lossy pass: its error, which must not be above its bound; its results are what
+        the next pass must keep. Raises NomulError naming the pass: NM452 other results, NM461 an error above the bound.
+        """
+        try:
+            given = self._outputs(module)
+        except UNRUNNABLE as error:
+            message = f"pass '{item.name}': the interpreter cannot run its result: {error}"
+            raise NomulError(OTHER_RESULTS, message, help=_BUG) from error
         if item.exact:
             for trial, (expected, actual) in enumerate(zip(self.expected, given, strict=True)):
                 self._compare_outputs(expected, actual, f"pass '{item.name}', trial {trial}")
+            note = None
+        else:
+            note = self._lossy(given, item)
         self.expected = given
+        return note
 
     def _outputs(self, module: Module) -> list[Outputs]:
         return [interpreter.run(module, *inputs) for inputs in self.inputs]
@@ -43,7 +56,25 @@ class Checker:
             difference = largest_difference(old, new)
             if difference > self.tolerance:
                 message = f"{where}: output {index} differs from the interpreter's result before it by {difference:.3g}"
-                raise NomulError("NM452", f"{message} of its largest element", help="this is a fault of nomul's pass")
+                raise NomulError(OTHER_RESULTS, f"{message} of its largest element", help=_BUG)
+
+    def _lossy(self, given: list[Outputs], item: Pass) -> str:
+        """One error for each output, the largest of all trials."""
+        trials = zip(self.expected, given, strict=True)
+        errors = np.max([list(map(relative_error, old, new)) for old, new in trials], axis=0)
+        worst = float(errors.max())
+        if item.bound is not None and not worst <= item.bound:
+            message = f"pass '{item.name}' changes output {int(errors.argmax())} by {worst:.3g} of its norm"
+            raise NomulError("NM461", f"{message}, and {item.bound:g} is allowed", help="give more bits to some layers")
+        return "check: error of the outputs relative to their norm: " + ", ".join(f"{error:.3g}" for error in errors)
+
+
+def relative_error(old: np.ndarray, new: np.ndarray) -> float:
+    """Norm of the difference over the norm of `old`, of the elements that are finite in `old`."""
+    wide_old, wide_new = old.astype(np.float64), new.astype(np.float64)
+    finite = np.isfinite(wide_old)
+    norm = float(np.linalg.norm(wide_old[finite]))
+    return float(np.linalg.norm(wide_old[finite] - wide_new[finite])) / max(norm, 1e-30)
 
 
 def largest_difference(old: np.ndarray, new: np.ndarray) -> float:
@@ -64,5 +95,5 @@ def largest_difference(old: np.ndarray, new: np.ndarray) -> float:
     return float(np.abs(wide_old[finite] - wide_new[finite]).max()) / scale
 
 
-def _floats(module: Module) -> list:
+def _floats(module: Module) -> list[Value]:
     return [value for func in module.funcs.values() for value in func.values() if value.dtype.is_float]

@@ -47,10 +47,12 @@ class Rule:
 class Recipe:
     """Rules; the first that takes a layer decides, and a layer that none takes stays as it is.
 
-    strict: a layer that cannot have what its rule says is an error; else it gets the nearest thing that it can have."""
+    strict: a layer that cannot have what its rule says is an error; else it gets the nearest thing that it can have.
+    max_error: of each output, relative to its norm, that `--check` allows; None: any."""
 
     rules: tuple[Rule, ...] = ()
     strict: bool = False
+    max_error: float | None = None
 
     @property
     def needs_calibration(self) -> bool:

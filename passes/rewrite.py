@@ -14,11 +14,17 @@ MOST_SWEEPS = 64
 class Rewrite(Pass):
     """All rules of `passes/rules/FAMILY/`, in order, at every node; sweeps go on until one changes nothing.
 
-    Raises ImportError for an unknown family, NomulError (NM453) where rules undo each other for ever."""
+    only: names of rules, joined by `+`; empty: all of the family.
+    Raises ImportError for an unknown family, ValueError for an unknown rule, NomulError (NM453) where rules undo each
+    other for ever."""
 
-    def __init__(self, family: str) -> None:
+    def __init__(self, family: str, *, only: str = "") -> None:
         self.name = family  # type: ignore[misc]  # of the instance: each family is a pass of its own
-        self.rules = [kind() for kind in rule_classes(family)]
+        kinds = {kind.name: kind for kind in rule_classes(family)}
+        wanted = only.split("+") if only else list(kinds)
+        if unknown := [name for name in wanted if name not in kinds]:
+            raise ValueError(f"'{unknown[0]}' is none of {', '.join(kinds)}")
+        self.rules = [kind() for name, kind in kinds.items() if name in wanted]
         self._by_op: dict[str, list[Rule]] = {}
         for rule in self.rules:
             for op in rule.ops:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from typing import NamedTuple
 
 from nomul.ir.errors import NomulError, Problem
@@ -15,10 +16,12 @@ from nomul.ir.graph import Module
 from nomul.ir.text import print_module
 from nomul.ir.verifier import verify
 from nomul.passes.base import Miss, Pass, Report, RuleCrash
-from nomul.passes.checking import Checker
+from nomul.passes.checking import OTHER_RESULTS, UNRUNNABLE, Checker
 from nomul.passes.dump import Dump, text_diff
+from nomul.passes.reduce import reduce_module
 
 Progress = Callable[[str, float], None]
+REDUCE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,14 @@ class PassRecord:
 
 @dataclass
 class PassRunner:
-    """check: compare with the interpreter after each pass.  progress: called with the phase and the done share."""
+    """check: compare with the interpreter after each pass.  progress: called with the phase and the done share.
+
+    reduce_seconds: how long to look for a small part of a module that fails the check; 0: do not look."""
 
     dump: Dump | None = None
     check: bool = False
     progress: Progress | None = None
+    reduce_seconds: float = REDUCE_SECONDS
     refusals: Sequence[str] = ()  # lines on what else was refused than rewrites: kernels
     records: list[PassRecord] = field(default_factory=list)
     _checker: Checker | None = None
@@ -82,7 +88,8 @@ class PassRunner:
         """The module after all phases up to `until`; the given module stays as it is.
 
         A module that is `after` a pass goes on behind it. Raises NomulError: NM450 a pass crashed, NM451 it left an
-        invalid module, NM452 the check found other results, NM453 passes that do not settle, NM455 unknown phase."""
+        invalid module, NM452 the check found other results, NM461 a lossy
+        pass is above its bound, NM453 passes that do not settle, NM455 unknown phase."""
         begin, end = _begin(phases, module.after), _end(phases, until)
         if end < begin.phase:
             message = f"the phase '{until}' is behind the module already, which is after '{module.after}'"
@@ -138,7 +145,7 @@ class PassRunner:
             self._text = print_module(copy)
         self._dump_pass(item.name, before, copy)
         if self._checker:
-            self._checker.compare(copy, item)
+            self._check(self._checker, module, copy, item, report)
         return copy
 
     @property
@@ -182,6 +189,26 @@ class PassRunner:
             head = Problem("NM451", f"pass '{item.name}' left an invalid module{rules}", help=_BUG)
             raise NomulError.many([head, *error.problems]) from None
 
+    # -- check -------------------------------------------------------------------------------------------------
+    def _check(self, checker: Checker, before: Module, after: Module, item: Pass, report: Report) -> None:
+        try:
+            note = checker.compare(after, item)
+        except NomulError as error:
+            if error.code == OTHER_RESULTS and self.reduce_seconds:
+                raise self._with_part(before, item, error) from None
+            raise
+        if note:
+            report.note(note)
+            self._dump_tables()
+
+    def _with_part(self, before: Module, item: Pass, error: NomulError) -> NomulError:
+        """The error with the smallest part of the module that shows it."""
+        part = smallest_with(before, [item], error.code, self.reduce_seconds)
+        if self.dump:
+            self.dump.write_module(f"{len(self.records):02d}.{item.name}.reduced", part)
+        message = f"{error.message}; a small module that shows it:\n{print_module(part).rstrip()}"
+        return NomulError(error.code, message, help=error.help)
+
     # -- dump --------------------------------------------------------------------------------------------------
     def _dump_pass(self, name: str, before: str, module: Module) -> None:
         if self.dump:
@@ -197,7 +224,30 @@ class PassRunner:
             self.dump.write("why.txt", why_text(self.misses, self.refusals))
 
 
-_BUG = "this is a fault of nomul; --dump DIR keeps the module before it"
+def fault_of(module: Module, passes: Sequence[Pass]) -> NomulError | None:
+    """What goes wrong when the passes run on a module and are checked; None where nothing does.
+
+    A module that the interpreter cannot run, as parts of another may be, has no fault."""
+    try:
+        PassRunner(check=True, reduce_seconds=0).apply_all(module, passes)
+    except NomulError as error:
+        return error
+    except UNRUNNABLE:
+        return None
+    return None
+
+
+def smallest_with(module: Module, passes: Sequence[Pass], code: str, seconds: float = inf) -> Module:
+    """The smallest part of a module on which the passes still have a fault of this code, as far as the time allows."""
+
+    def fails(candidate: Module) -> bool:
+        fault = fault_of(candidate, passes)
+        return fault is not None and fault.code == code
+
+    return reduce_module(module, fails, seconds)
+
+
+_BUG = "this is a fault of nomul; --dump DIR keeps the module before it, and nomul reduce makes it small"
 
 
 class Place(NamedTuple):

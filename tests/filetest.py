@@ -160,11 +160,10 @@ def kind_interp(file: FileTest, arguments: str) -> None:
 
 def kind_opt(file: FileTest, arguments: str) -> None:
     """The module after the named passes (`opt simplify,dead_code`) is the expected text, and computes the same."""
-    from nomul.passes.catalog import make_pass
+    from nomul.passes.catalog import make_passes
     from nomul.passes.runner import PassRunner
 
-    passes = [make_pass(name.strip()) for name in arguments.split(",")]
-    result = PassRunner(check=True).apply_all(file.module(), passes)
+    result = PassRunner(check=True).apply_all(file.module(), make_passes(arguments))
     file.compare_text(print_module(result))
 
 

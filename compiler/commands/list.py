@@ -74,13 +74,14 @@ def _encodings() -> Rows:
 
 
 def _passes() -> Rows:
-    from nomul.passes.catalog import pass_classes
-    from nomul.passes.rule import rule_families
+    from nomul.passes.catalog import option_names, pass_classes, pass_names
 
-    described = {name: kind.__doc__ for name, kind in pass_classes().items()}
-    for family in rule_families():
-        described[family] = importlib.import_module(f"nomul.passes.rules.{family}").__doc__
-    return ("pass", "what it does"), [(name, _first_line(text)) for name, text in sorted(described.items())]
+    classes = pass_classes()
+    rows: list[tuple[object, ...]] = []
+    for name in pass_names():
+        text = (classes[name] if name in classes else importlib.import_module(f"nomul.passes.rules.{name}")).__doc__
+        rows.append((name, ", ".join(option_names(name)), _first_line(text)))
+    return ("pass", "options", "what it does"), rows
 
 
 def _rules() -> Rows:

@@ -9,7 +9,10 @@ from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
 from nomul.ir.text import print_module
 from nomul.passes.base import Pass, Report
+from nomul.passes.catalog import make_pass, make_passes, option_names
 from nomul.passes.dump import Dump
+from nomul.passes.encode import Encode
+from nomul.passes.rewrite import Rewrite
 from nomul.passes.runner import Fixpoint, PassRunner, Phase
 
 
@@ -151,3 +154,67 @@ def test_dump_cleans_what_a_dump_wrote_and_nothing_else(tmp_path: Path) -> None:
         Dump(tmp_path)
     assert error.value.code == "NM454"
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+# -- lossy passes and options ------------------------------------------------------------------------------------
+def linear() -> Module:
+    return built(lambda g: g.b.nn.linear(g.input("x", "S", 32), g.weight("w", 16, 32)))
+
+
+def test_check_reports_the_error_of_a_lossy_pass_and_holds_its_bound() -> None:
+    encode = make_pass("encode{weights=int4<group=32>}")
+    runner = PassRunner(check=True)
+    runner.apply_all(linear(), [encode])
+    (note,) = runner.records[0].report.notes
+    error = float(note.rpartition(" ")[2])
+    assert note.startswith("check: error of the outputs") and 0.01 < error < 0.2
+    encode.bound = error * 1.01
+    PassRunner(check=True).apply_all(linear(), [encode])
+    encode.bound = error * 0.99
+    with pytest.raises(NomulError, match="pass 'encode' changes output 0 by") as caught:
+        PassRunner(check=True).apply_all(linear(), [encode])
+    assert caught.value.code == "NM461"
+
+
+def test_a_result_that_the_interpreter_cannot_run_is_the_fault_of_the_pass() -> None:
+    class Forget(Pass):
+        name = "forget"
+
+        def run(self, module: Module, report: Report) -> None:
+            weight = module.weights["w"]
+            weight.fields = {}
+            module.main.rename(module.main.nodes[0].result, "other")
+
+    with pytest.raises(NomulError, match="pass 'forget': the interpreter cannot run its result") as error:
+        PassRunner(check=True, reduce_seconds=1).apply_all(linear(), [Forget()])
+    assert error.value.code == "NM452"
+
+
+def test_passes_take_options() -> None:
+    names = [item.name for item in make_passes('simplify, encode{weights="ternary<planes=2, group=32>"},dead_code')]
+    assert names == ["simplify", "encode", "dead_code"]
+    assert option_names("encode") == ["weights", "match", "role", "fitter", "act"]
+    only = make_pass("fuse{only=layer_norm+rms_norm}")
+    assert isinstance(only, Rewrite) and {rule.name for rule in only.rules} == {"layer_norm", "rms_norm"}
+    encode = make_pass("encode{weights=ternary<planes=2, group=32>, match=*, act=i8}")
+    assert isinstance(encode, Encode)
+    (rule,) = encode.recipe.rules
+    assert (str(rule.encoding), rule.match, rule.act) == ("ternary<planes=2, group=32>", "*", "i8")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("fuze", "NM456", "did you mean fuse?"),
+        ("fuse{only=layer_norm", "NM463", "the brace is not closed"),
+        ("fuse{only=nothing}", "NM463", "'nothing' is none of"),
+        ("fuse{only}", "NM463", "'only' is not NAME=VALUE"),
+        ("dead_code{x=1}", "NM463", "options: none"),
+        ("encode{weights=int5}", "NM463", "options: weights, match"),
+        ("encode{act=i9}", "NM463", "'i9' is none of f32, i8, i8-static"),
+    ],
+)
+def test_wrong_options_are_named(text: str, code: str, words: str) -> None:
+    with pytest.raises(NomulError) as error:
+        make_pass(text)
+    assert error.value.code == code and words in str(error.value)
