@@ -123,7 +123,9 @@ class NodeRule(Rule):
 
 
 class PatternRule(Rule):
-    """A rule of three methods: `pattern(g, x, ...)`, `check(m)`, `rewrite(g, m)`."""
+    """A rule of three methods: `pattern(g, x, ...)`, `check(m)`, `rewrite(g, m)`.
+
+    least: so many nodes of the pattern must fit before a failure to match is worth telling."""
 
     @staticmethod
     def pattern(g: Any, *variables: Any) -> Pattern:
@@ -140,6 +142,7 @@ class PatternRule(Rule):
     def __init__(self) -> None:
         self._compiled: Compiled = compile_pattern(self.pattern)
         self.ops = self._compiled.root_ops
+        self.least = max(2, self._compiled.size // 4)
 
     def attempt(self, g: Rewriter, node: Node, misses: list[Miss]) -> Value | None:
         matcher = Matcher(self._compiled)
@@ -151,7 +154,7 @@ class PatternRule(Rule):
             except NoMatch as miss:
                 g.discard()
                 refused = refused or self._miss(node, miss.reason, miss.culprit, 1.0)
-        if refused is None and matcher.failure.matched >= max(2, self._compiled.size // 4):
+        if refused is None and matcher.failure.matched >= self.least:
             closeness = matcher.failure.matched / self._compiled.size
             failure = matcher.failure
             root = str(node.results[0])

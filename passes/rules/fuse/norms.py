@@ -67,6 +67,14 @@ def over_last_axis(g: Rewriter, x: Value, axes: tuple[int, ...], make: Callable[
     return g.view.transpose(make(g.view.transpose(x, perm=perm)), perm=inverse(perm))
 
 
+def check_alone(normed: Value, node: Node) -> None:
+    """Raises NoMatch where something else than `node` needs a norm's result too: it would be computed twice."""
+    others = [user for user, _ in normed.users if user is not node]
+    if others or len(normed.users) > 1:
+        reader = others[0] if others else node
+        raise NoMatch(f"the norm's result is used by {reader.op} {reader.results[0]} too", normed)
+
+
 class ScaleIntoNorm(NodeRule):
     """norm(x) * gamma -> norm with gamma, where gamma has the size of the last axis."""
 
@@ -77,7 +85,8 @@ class ScaleIntoNorm(NodeRule):
             norm = produced_by(normed, "nn.layer_norm", "nn.rms_norm")
             if norm is None or len(norm.args) > 1 or gamma is None:
                 continue
-            if len(norm.result.users) == 1 and gamma.shape == norm.result.shape[-1:]:
+            if gamma.shape == norm.result.shape[-1:]:
+                check_alone(norm.result, node)
                 return g.op(norm.op, norm.args[0], gamma, **norm.attrs)
         return None
 
@@ -92,7 +101,8 @@ class ShiftIntoNorm(NodeRule):
             norm = produced_by(normed, "nn.layer_norm")
             if norm is None or len(norm.args) > 2 or beta is None:
                 continue
-            if len(norm.result.users) == 1 and beta.shape == norm.result.shape[-1:]:
+            if beta.shape == norm.result.shape[-1:]:
+                check_alone(norm.result, node)
                 gamma = norm.args[1] if len(norm.args) > 1 else None
                 return g.nn.layer_norm(norm.args[0], gamma, beta, **norm.attrs)
         return None
