@@ -6,12 +6,15 @@ Nothing here depends on time, folders or the machine, so that equal inputs give 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nomul.ir.dim import Range
 from nomul.ir.graph import Module, Node, Value, Weight
+from nomul.ir.text import print_module
 from nomul.sample import InputSpec, input_specs
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from nomul.backends.select import Choice, Selection
 
 FORMAT = 1
+FACTS = "facts.json"  # the file in a dump
 _STRUCTURE = ("call", "exec.run", "exec.view")
 
 
@@ -35,19 +39,20 @@ def source_facts(module: Module, name: str) -> dict[str, Any]:
 def describe(module: Module, selection: Selection, plan: Plan) -> dict[str, Any]:
     """Facts of a compiled model, beside those that the linker notes (name, target, level names, steps, weights image).
 
-    module: at level "exec" with planned slots, and with the facts of its source."""
+    module: at level "exec" with planned slots, and with the facts of its source where they are known."""
+    source = module.source or source_facts(module, plan.name)
     choices = {id(choice): index for index, choice in enumerate(selection.unique)}
     runs = [node for node in module.main.nodes if node.op == "exec.run"]
     return {
         "format": FORMAT,
-        "origin": module.source["origin"],
-        "inputs": _known_inputs(module),
+        "origin": source["origin"],
+        "inputs": _known_inputs(module, source),
         "outputs": [{"name": p.name, "dtype": str(p.dtype), "shape": _shape(p.shape)} for p in plan.outputs],
         "dims": dims_facts(plan.dims),
         "level_facts": [
             {"name": lvl.name, "features": list(lvl.features), "object_bytes": len(lvl.object)} for lvl in plan.levels
         ],
-        "source_ops": module.source["ops"],
+        "source_ops": source["ops"],
         "ops": op_counts(module),
         "weights_table": weight_facts(module.weights.values()),
         "weights_bytes": len(plan.weights),
@@ -55,6 +60,7 @@ def describe(module: Module, selection: Selection, plan: Plan) -> dict[str, Any]
         "runs": [_run(node, choices[id(selection.choices[node.attrs["func"]])]) for node in runs],
         "slots": [[str(size) for size in sizes] for sizes in plan.slots],
         "thread_scratch": sorted({str(step.scratch) for step in plan.steps}),
+        "ir": print_module(module),
     }
 
 
@@ -69,6 +75,7 @@ def describe_module(module: Module) -> dict[str, Any]:
         "ops": op_counts(module),
         "weights_table": weight_facts(module.weights.values()),
         "weights_bytes": sum(fact["bytes"] for fact in weight_facts(module.weights.values())),
+        "ir": print_module(module),
     }
 
 
@@ -95,14 +102,23 @@ def weight_facts(weights: Iterable[Weight]) -> list[dict[str, Any]]:
     ]
 
 
+def number_facts(weight: Weight) -> dict[str, float]:
+    """Least and largest number of a weight and its share of zeros; empty without data or without elements."""
+    array = weight.array() if weight.fields else np.empty(0)
+    if not array.size:
+        return {}
+    low, high = float(array.min()), float(array.max())
+    return {"min": low, "max": high, "zeros": 1.0 - float(np.count_nonzero(array)) / array.size}
+
+
 def dims_facts(dims: dict[str, Range]) -> dict[str, list[int | None]]:
     """Ranges as [lowest, highest], null for no bound."""
     return {name: [int(low), None if high == inf else int(high)] for name, (low, high) in dims.items()}
 
 
-def _known_inputs(module: Module) -> list[dict[str, Any]]:
+def _known_inputs(module: Module, source: Mapping[str, Any]) -> list[dict[str, Any]]:
     """As the source has them: passes may hide what an integer indexes. Where the IR was edited, as it is."""
-    found, known = [_input(spec) for spec in input_specs(module)], module.source["inputs"]
+    found, known = [_input(spec) for spec in input_specs(module)], source["inputs"]
     ports = [[(port["name"], port["dtype"], port["shape"]) for port in inputs] for inputs in (found, known)]
     return known if ports[0] == ports[1] else found
 

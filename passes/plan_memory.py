@@ -39,7 +39,7 @@ class PlanMemory(Pass):
     name = "plan_memory"
 
     def run(self, module: Module, report: Report) -> None:
-        storages = _storages(module.main)
+        storages = storages_of(module.main)
         slots = _assign([s for s in storages.values() if not s.is_output], module.dims)
         for node in module.main.nodes:
             if node.op == "exec.run":
@@ -55,8 +55,8 @@ def upper(size: Dim, ranges: dict[str, Range]) -> int:
     return size.evaluate({name: values.get(name, UNBOUNDED) for name in size.names()})
 
 
-def _storages(func: Func) -> dict[Value, Storage]:
-    """The storage of each value of @main that a kernel writes, views included."""
+def storages_of(func: Func) -> dict[Value, Storage]:
+    """The storage of each value of @main at level "exec" that a kernel writes, views included. Steps count all nodes."""
     last_use = _last_uses(func)
     outputs = {_root(value) for value in func.returns}
     storages: dict[Value, Storage] = {}

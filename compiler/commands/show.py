@@ -11,22 +11,27 @@ from nomul.arguments import add_dim_sizes
 from nomul.console import say, size_text, table
 
 HELP = "show ports, ops, weights, kernels and memory of an artifact or a model"
-SECTIONS = ("ops", "weights", "kernels", "memory")
+SECTIONS = ("graph", "ops", "weights", "kernels", "memory")
 MODEL_SUFFIXES = (".nir", ".onnx", ".pt2")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="an artifact, or a .onnx, .pt2 or .nir file")
+    parser.add_argument("--graph", action="store_true", help="the IR; of an artifact, with kernels and arena slots")
     parser.add_argument("--ops", action="store_true", help="how often each op runs")
-    parser.add_argument("--weights", action="store_true", help="each weight with its type and bytes")
+    parser.add_argument(
+        "--weights", action="store_true", help="each weight with type, bytes and, of a model, its numbers"
+    )
     parser.add_argument("--kernels", action="store_true", help="each kernel, and why better ones were not taken")
-    parser.add_argument("--memory", action="store_true", help="scratch memory for the sizes that --dim says")
+    parser.add_argument(
+        "--memory", action="store_true", help="scratch memory for the sizes of --dim, and who lives where"
+    )
     parser.add_argument("--json", action="store_true", help="print all facts as JSON")
     add_dim_sizes(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    facts = _facts(arguments.file)
+    facts = _facts(arguments.file, numbers=arguments.weights or arguments.json)
     if arguments.json:
         say(json.dumps(facts, indent=1))
         return 0
@@ -38,15 +43,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _facts(path: Path, numbers: bool) -> dict[str, Any]:
     from nomul.runtime.trailer import read_facts
 
     if path.suffix not in MODEL_SUFFIXES:
         return read_facts(path)
-    from nomul.report import describe_module
+    from nomul.report import describe_module, number_facts
     from nomul.source import read_model
 
-    return {"name": path.stem} | describe_module(read_model(path))
+    module = read_model(path)
+    facts = describe_module(module)
+    if numbers:
+        for fact, weight in zip(facts["weights_table"], module.weights.values(), strict=True):
+            fact |= number_facts(weight)
+    return {"name": path.stem} | facts
 
 
 def _overview(facts: dict[str, Any]) -> None:
@@ -75,10 +85,26 @@ def _ops(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
 
 def _weights(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
     rows = [
-        (size_text(w["bytes"]), f"{w['dtype']}[{', '.join(w['shape'])}]", w["encoding"] or "dense", w["name"])
+        (
+            size_text(w["bytes"]),
+            f"{w['dtype']}[{', '.join(w['shape'])}]",
+            w["encoding"] or "dense",
+            *_numbers(w),
+            w["name"],
+        )
         for w in sorted(facts["weights_table"], key=lambda weight: -weight["bytes"])
     ]
-    table("weights", ("bytes", "type", "encoding", "name"), rows)
+    table("weights", ("bytes", "type", "encoding", "min", "max", "zeros", "name"), rows)
+
+
+def _numbers(weight: dict[str, Any]) -> tuple[str, str, str]:
+    if "zeros" not in weight:
+        return "-", "-", "-"
+    return f"{weight['min']:.4g}", f"{weight['max']:.4g}", f"{weight['zeros']:.1%}"
+
+
+def _graph(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
+    say(facts["ir"].rstrip())
 
 
 def _kernels(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
@@ -93,8 +119,12 @@ def _kernels(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
 
 def _memory(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
     say(f"weights: {size_text(facts['weights_bytes'])}")
-    if "slots" not in facts:
-        return
+    if "slots" in facts:
+        _arena(facts, arguments)
+    _lives(facts)
+
+
+def _arena(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
     from nomul.memory import scratch_bytes
     from nomul.sample import fact_dims, facts_fit, pick_dims
 
@@ -105,4 +135,20 @@ def _memory(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
     table("arena slots: bytes of the values that share one", ("slot", "bytes"), rows)
 
 
-_SHOW = {"ops": _ops, "weights": _weights, "kernels": _kernels, "memory": _memory}
+def _lives(facts: dict[str, Any]) -> None:
+    """Which kernel result lies in which slot, from the step that writes it to the last one that reads it."""
+    from nomul.ir.parser import parse_module
+    from nomul.passes.plan_memory import OUTPUT, storages_of
+
+    module = parse_module(facts["ir"])
+    if module.level != "exec":
+        return
+    storages, rows = storages_of(module.main), []
+    for step, node in enumerate(module.main.nodes):
+        for value, slot in zip(node.results, node.attrs.get("slots", ()), strict=False):
+            place = "output" if slot == OUTPUT else str(slot)
+            rows.append((place, step, storages[value].last, str(value.type.bytes), str(value)))
+    table("memory map", ("slot", "written at", "needed until", "bytes", "value"), rows)
+
+
+_SHOW = {"graph": _graph, "ops": _ops, "weights": _weights, "kernels": _kernels, "memory": _memory}
