@@ -22,7 +22,7 @@ from nomul.options import Options
 from nomul.passes.dump import Dump
 from nomul.passes.encode import Encode
 from nomul.passes.plan_memory import PlanMemory
-from nomul.passes.runner import PassRunner, Phase
+from nomul.passes.runner import PassRunner, Phase, place_behind
 from nomul.phases import phases
 from nomul.record import record
 from nomul.report import describe
@@ -48,6 +48,7 @@ def build(module: Module, options: Options) -> Path:
     """Compile a module to `options.output` (a library, or a folder for the bundle). Raises NomulError."""
     assert options.output is not None
     compiled = lower_to_plan(module, options)
+    _refuse_late_recipe(module, options)
     options.progress("link", 0.9)
     facts = describe(compiled.module, compiled.selection, compiled.plan)
     recording = None
@@ -93,6 +94,16 @@ def _refuse_portable(options: Options) -> None:
 def schedule(
     module: Module, options: Options, levels: tuple[Target, ...], runner: PassRunner
 ) -> tuple[Module, Selection]:
+def _refuse_late_recipe(module: Module, options: Options) -> None:
+    """Raises NomulError (NM019)."""
+    known = phases()
+    encoding = next(number for number, phase in enumerate(known) if phase.name == "encode")
+    behind = module.level == "exec" or place_behind(known, module.after).phase > encoding
+    if options.recipe.rules and behind:
+        message = "the module is behind the phase 'encode', so that a recipe comes too late"
+        raise NomulError("NM019", message, help="leave out the recipe, or compile an earlier file of the dump")
+
+
     """The module at level "exec" with its slots, and its kernels. Raises NomulError."""
     module = to_calls(module) if module.level == "exec" else runner.run(module, tensor_phases(options, PASSES_SHARE))
     options.progress("select", PASSES_SHARE)
@@ -103,6 +114,7 @@ def schedule(
     module = runner.apply(module, PlanMemory(), "memory")
     options.progress("kernels", 0.5)
     return module, selection
+    _refuse_late_recipe(module, options)
 
 
 def choose_kernels(module: Module, levels: tuple[Target, ...], options: Options) -> tuple[Module, Selection]:

@@ -56,7 +56,7 @@ def upper(size: Dim, ranges: dict[str, Range]) -> int:
 
 
 def storages_of(func: Func) -> dict[Value, Storage]:
-    """The storage of each value of @main at level "exec" that a kernel writes, views included. Steps count all nodes."""
+    """The storage of each value of @main at level "exec" that a kernel writes, views included. Steps count nodes."""
     last_use = _last_uses(func)
     outputs = {_root(value) for value in func.returns}
     storages: dict[Value, Storage] = {}

@@ -90,7 +90,7 @@ class PassRunner:
         A module that is `after` a pass goes on behind it. Raises NomulError: NM450 a pass crashed, NM451 it left an
         invalid module, NM452 the check found other results, NM461 a lossy
         pass is above its bound, NM453 passes that do not settle, NM455 unknown phase."""
-        begin, end = _begin(phases, module.after), _end(phases, until)
+        begin, end = place_behind(phases, module.after), _end(phases, until)
         if end < begin.phase:
             message = f"the phase '{until}' is behind the module already, which is after '{module.after}'"
             raise NomulError("NM455", message)
@@ -258,7 +258,7 @@ class Place(NamedTuple):
     passed: int = 0
 
 
-def _begin(phases: Sequence[Phase], after: str) -> Place:
+def place_behind(phases: Sequence[Phase], after: str) -> Place:
     """The place behind a phase or a pass. Raises NomulError (NM460) where there is none of that name."""
     if not after:
         return Place(0)
