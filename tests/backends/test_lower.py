@@ -10,7 +10,7 @@ from nomul.backends.frame import KernelFrame
 from nomul.backends.lower import lower_to_object
 from nomul.backends.tir.body import index, loop, opaque, store
 from nomul.ir.types import Tensor
-from tests.kernel_harness import level, level_names, link, make_group
+from tests.kernel_harness import every_level, level, level_names, link, make_group
 
 
 def doubled(name: str) -> Any:
@@ -22,7 +22,7 @@ def doubled(name: str) -> Any:
     return frame.function
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 def test_several_symbols_in_one_object(name: str) -> None:
     function = doubled(name)
     found = link({"first": function, "second": function}, level(name))
@@ -48,7 +48,7 @@ def test_dumps_show_the_code() -> None:
     assert "ret i32 0" in texts["first_kernel.ll"] and "!dbg" not in texts["first_kernel.ll"]
 
 
-@pytest.mark.parametrize("name", level_names())
+@pytest.mark.parametrize("name", every_level())
 def test_opaque_zero_needs_no_memset(name: str) -> None:
     group = make_group(lambda b, x: b.ew.mul(x, 2.0), Tensor.of("f32", "S"))
     with KernelFrame(group, level(name)) as frame:

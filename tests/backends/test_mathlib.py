@@ -39,6 +39,12 @@ def padded(x: np.ndarray, lanes: int = 8) -> np.ndarray:
     return np.concatenate([x, np.zeros(-x.size % lanes, x.dtype)])
 
 
+def seen(x: np.ndarray, on: str) -> np.ndarray:
+    """Numbers as the machine sees them: the vectors of ARMv7 take denormals for zeros, and make none."""
+    tiny = np.abs(x) < np.finfo(np.float32).smallest_normal
+    return np.where(tiny, np.copysign(0, x), x).astype(x.dtype) if level(on).arch == "arm" else x
+
+
 def ulps(got: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """Error in units in the last place of the rounded exact value; exact in higher precision."""
     with np.errstate(all="ignore"):
@@ -64,9 +70,9 @@ FUNCTIONS: dict[str, tuple[Callable, Callable]] = {
 @pytest.mark.parametrize("on", every_level())
 def test_f32(name: str, on: str) -> None:
     ours, theirs = FUNCTIONS[name]
-    x = padded(WIDE)
+    x = seen(padded(WIDE), on)
     with np.errstate(all="ignore"):
-        exact = theirs(x.astype(np.float64))
+        exact = seen(theirs(x.astype(np.float64)), on)
     error = ulps(compiled(ours, 1, level(on))(x)[0], exact)
     assert error.max() <= 4, (x[error.argmax()], error.max())
 
@@ -101,7 +107,7 @@ def test_pow(on: str) -> None:
     exponent = np.where(rng.random(40000) < 0.5, rng.integers(-6, 7, 40000), rng.uniform(-4, 4, 40000))
     edges = np.array(np.meshgrid([*EDGES, 3.0, -3.0], [*EDGES, 3.0, -3.0, 2.5])).reshape(2, -1)
     x, y = (np.concatenate(pair).astype(np.float32) for pair in ((size, edges[0]), (exponent, edges[1])))
-    x, y = padded(x), padded(y)
+    x, y = seen(padded(x), on), seen(padded(y), on)
     with np.errstate(all="ignore"):
         exact = np.power(x.astype(np.float64), y.astype(np.float64))
     error = ulps(compiled(mathlib.power, 2, level(on))(x, y)[0], exact)
@@ -140,6 +146,8 @@ def test_exp_nonpositive(on: str) -> None:
 
 @pytest.mark.parametrize("on", every_level())
 def test_one_lane_gives_the_same_bits(on: str) -> None:
+    if level(on).arch == "arm":
+        pytest.skip("ARMv7 has another unit for single numbers, which rounds multiply-adds otherwise")
     x = WIDE[::50].copy()
     for function in (mathlib.exp, mathlib.erf, mathlib.tanh):
         vector = compiled(function, 1, level(on))(padded(x))[0][: x.size]
