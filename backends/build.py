@@ -11,15 +11,17 @@ from functools import partial
 import numpy as np
 
 from nomul.backends import layouts
+from nomul.backends.decoders import kernel_fields
 from nomul.backends.execute import view_root
-from nomul.backends.lower import lower_to_object
 from nomul.backends.listing import Show
+from nomul.backends.lower import lower_to_object
 from nomul.backends.plan import Level, Location, Plan, Port, Step
 from nomul.backends.select import Choice, Selection
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Module, Node, Value, Weight
 
 ALIGNMENT = 64
+SMALL = 32 * 1024  # bytes
 Progress = Callable[[str], None]
 Lower = Callable[[Selection, Mapping[int, str], Progress], tuple[Level, ...]]
 
@@ -31,6 +33,7 @@ class WeightBlob:
     parts: list[np.ndarray] = field(default_factory=list)
     size: int = 0
     _places: dict[tuple[str, str | None], list[int]] = field(default_factory=dict)
+    _small: dict[tuple[str, bytes], int] = field(default_factory=dict)
 
     def offsets(self, weight: Weight, layout: str | None) -> list[int]:
         """Byte offsets of the weight's fields in that layout, added on first use."""
@@ -40,7 +43,13 @@ class WeightBlob:
         return self._places[key]
 
     def _add(self, array: np.ndarray) -> int:
+        """Equal small arrays (tables of decoders) are stored once."""
+        key = (array.dtype.str, array.tobytes()) if array.nbytes <= SMALL else None
+        if key is not None and key in self._small:
+            return self._small[key]
         offset = self.size
+        if key is not None:
+            self._small[key] = offset
         self.parts.append(array)
         self.size = -(-(offset + array.nbytes) // ALIGNMENT) * ALIGNMENT
         return offset
@@ -56,9 +65,10 @@ class WeightBlob:
 
 def packed_fields(weight: Weight, layout: str | None) -> Mapping[str, np.ndarray]:
     """The arrays whose pointers a kernel takes for this weight."""
-    if layout is None:
-        return weight.fields
-    return layouts.pack(layout, weight.fields, tuple(int(size) for size in weight.shape))
+    shape = tuple(int(size) for size in weight.shape)
+    if layout is not None:
+        return layouts.pack(layout, weight.fields, shape)
+    return kernel_fields(weight.type.encoding, weight.fields, shape) if weight.type.encoding else weight.fields
 
 
 def build_plan(

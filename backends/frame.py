@@ -13,18 +13,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from nomul.backends.emit import Expr, Index
+from nomul.backends.decoders import element, has_decoder, sides_of, tables_of
+from nomul.backends.decoders.packed import Packed
+from nomul.backends.emit import Expr, Index, compute_type
 from nomul.backends.expressions import bind
 from nomul.backends.group import Group
-from nomul.backends.storage import from_storage, storage_type, to_storage
+from nomul.backends.storage import from_storage, rounded, storage_type, to_storage
 from nomul.backends.target import Target
 from nomul.backends.tir.body import UNBOUNDED
 from nomul.ir.dim import Dim
+from nomul.ir.encodings.low_bit import matrix_size
 from nomul.ir.graph import Value
 from nomul.ir.shapes import row_major
 from nomul.ir.types import DType
@@ -49,6 +53,7 @@ class KernelFrame:
         self.pointers: dict[Value, list[Expr]] = {}
         self._buffers: dict[Value, Any] = {}
         self._types: dict[Value, DType] = {}
+        self._packed_weights: dict[Value, Packed] = {}
         self._sizes: dict[Dim, Expr] = {}
         self._vars: dict[str, Expr] = {}
 
@@ -63,7 +68,7 @@ class KernelFrame:
         results = [Value(f"result{i}", value.type) for i, value in enumerate(self.group.func.returns)]
         self.results: list[Value] = results
         for position, value in enumerate([*self.group.func.params, *results]):
-            types = self.packed.get(position) or [_plain_type(value)]
+            types = self.packed.get(position) or _field_types(value)
             label = value.name.replace(".", "_")
             self.pointers[value] = [
                 T.arg(f"{label}_{i}" if i else label, T.handle(name)) for i, name in enumerate(types)
@@ -73,7 +78,7 @@ class KernelFrame:
         self.scratch = T.arg("scratch", T.handle("uint8"))
         for position, value in enumerate([*self.group.func.params, *results]):
             if position not in self.packed:
-                self._buffers[value] = self._flat(value, self.pointers[value][0])
+                self._declare(value)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
@@ -84,11 +89,31 @@ class KernelFrame:
         if kind is None:
             self.function = self._builder.get()
 
-    def _flat(self, value: Value, pointer: Expr) -> Any:
-        buffer = T.decl_buffer((UNBOUNDED,), _plain_type(value), data=pointer)
-        IRBuilder.name(value.name.replace(".", "_") + "_data", buffer)
-        self._types[value] = _stored_dtype(value)
+    def _declare(self, value: Value) -> None:
+        """The buffers of a parameter or result."""
+        label = value.name.replace(".", "_")
+        encoding = value.type.encoding
+        if encoding is None or not has_decoder(encoding):
+            self._buffers[value] = self._flat(f"{label}_data", _plain_type(value), self.pointers[value][0])
+            self._types[value] = _stored_dtype(value)
+            return
+        rows, columns = matrix_size(_static_shape(value))
+        types = _kernel_field_types(value)
+        buffers = {
+            name: self._flat(f"{label}_{name}", _element_type(dtype), pointer)
+            for (name, dtype), pointer in zip(types.items(), self.pointers[value], strict=True)
+        }
+        self._packed_weights[value] = Packed(encoding, rows, columns, buffers, types, self.target)
+
+    @staticmethod
+    def _flat(name: str, dtype: str, pointer: Expr) -> Any:
+        buffer = T.decl_buffer((UNBOUNDED,), dtype, data=pointer)
+        IRBuilder.name(name, buffer)
         return buffer
+
+    def packed_weight(self, value: Value) -> Packed:
+        """The fields of an encoded weight."""
+        return self._packed_weights[value]
 
     # -- sizes -------------------------------------------------------------------------------------------------
     def size(self, dim: Dim | int) -> Expr:
@@ -104,8 +129,16 @@ class KernelFrame:
         return self._buffers[value]
 
     def read(self, value: Value, index: Index) -> Expr:
-        """The compute value of an element (or of a vector of them) of a parameter."""
+        """The compute value of an element (or of a vector of them; encoded weights: one element) of a parameter."""
+        if value in self._packed_weights:
+            return self._decoded(value, index[0], self.offset(value.shape[1:], index[1:]))
         return self.read_flat(value, self.offset(value.shape, index))
+
+    def _decoded(self, value: Value, row: Expr, column: Expr) -> Expr:
+        weight = element(sides_of(self._packed_weights[value]), bind(row), bind(column))
+        if compute_type(value.dtype) != "float32":
+            return bind(tirx.Cast(compute_type(value.dtype), weight))
+        return bind(rounded(weight, value.dtype))
 
     def read_flat(self, value: Value, offset: Expr) -> Expr:
         raw = self._buffers[value][offset]
@@ -135,6 +168,29 @@ class KernelFrame:
             else:
                 total = total + place * stride
         return total if ramp is None else tirx.Ramp(total + ramp.base, ramp.stride, ramp.lanes)
+
+
+def _static_shape(value: Value) -> tuple[int, ...]:
+    return tuple(int(size) for size in value.shape)
+
+
+def _kernel_field_types(value: Value) -> dict[str, np.dtype]:
+    """Element types of an encoded weight's fields and tables (`decoders.kernel_fields`)."""
+    encoding = value.type.encoding
+    assert encoding is not None
+    stored = {name: dtype for name, (dtype, _) in encoding.field_types(_static_shape(value)).items()}
+    return stored | {name: table.dtype for name, table in tables_of(encoding).items()}
+
+
+def _element_type(dtype: np.dtype) -> str:
+    return storage_type(DType.from_numpy(dtype)) if dtype != np.uint16 else "uint16"
+
+
+def _field_types(value: Value) -> list[str]:
+    """TIR's element types of the pointers of a parameter or result."""
+    if not has_decoder(value.type.encoding):
+        return [_plain_type(value)]
+    return [_element_type(dtype) for dtype in _kernel_field_types(value).values()]
 
 
 def _stored_dtype(value: Value) -> DType:

@@ -42,8 +42,7 @@ class Kernel:
     """op: the anchor op it serves ("*" = any group, "" = one without an anchor).
     encoding: of the anchor's weight operand (None: dense).  needs: target features, all required.
     accepts: a reason why a group is refused, or None.  rank: higher wins; 0 is for
-    plain loops without vectors, which serve portable C too.
-    acts: how the anchor may take its input (the attribute `act` of linear layers and convolutions)."""
+    plain loops without vectors, which serve portable C too."""
 
     name: str
     op: str
@@ -52,7 +51,6 @@ class Kernel:
     accepts: Callable[[Group], str | None]
     rank: int
     build: Build
-    acts: tuple[str, ...] = ("f32",)
 
 
 _KERNELS: Registry[str, Kernel] = Registry("nomul.backends.kernels", "kernel {}")
@@ -66,13 +64,12 @@ def kernel(
     needs: tuple[str, ...] = (),
     accepts: Callable[[Group], str | None] = lambda group: None,
     rank: int = 0,
-    acts: tuple[str, ...] = ("f32",),
 ) -> Callable[[Build], Kernel]:
     """Declare a kernel. Its name is `op/encoding/function` (encoding "f32" for dense)."""
 
     def declare(build: Build) -> Kernel:
         name = f"{_LABELS.get(op, op)}/{encoding or 'f32'}/{build.__name__}"
-        return _KERNELS.add(name, Kernel(name, op, encoding, frozenset(needs), accepts, rank, build, acts))
+        return _KERNELS.add(name, Kernel(name, op, encoding, frozenset(needs), accepts, rank, build))
 
     return declare
 

@@ -128,9 +128,8 @@ def _refusal(kernel: Kernel, group: Group, target: Target) -> str | None:
     missing = kernel.needs - target.features
     if missing:
         return f"needs {', '.join(sorted(missing))}"
-    act = group.anchor.attrs.get("act", "f32") if group.anchor else "f32"
-    if act not in kernel.acts:
-        return f"activations are {act}"
+    if any(node.attrs.get("act", "f32") != "f32" for node in group.func.nodes):
+        return "the input is quantised inside of the layer (pass quantise_inputs takes that out)"
     return kernel.accepts(group)
 
 

@@ -11,6 +11,7 @@ from nomul.passes.fold_makers import FoldMakers
 from nomul.passes.group import Group
 from nomul.passes.inline_calls import InlineCalls
 from nomul.passes.merge_linears import MergeLinears
+from nomul.passes.quantise_inputs import QuantiseInputs
 from nomul.passes.rewrite import Rewrite
 from nomul.passes.runner import Fixpoint, Phase
 
@@ -27,5 +28,5 @@ def phases(encode: Encode | None = None) -> list[Phase]:
         Phase("encode", (encode or Encode(),)),
         Phase("merge", (MergeLinears(), clean)),
         Phase("layout", (ChannelsLast(), layout)),
-        Phase("group", (FoldMakers(), arrange, Group(), DeadCode())),
+        Phase("group", (FoldMakers(), QuantiseInputs(), arrange, Group(), DeadCode())),
     ]

@@ -31,6 +31,7 @@ from tests.foreign_kernels import Call, Emulator
 
 Entry = Callable[[Call], list[np.ndarray]]
 PAGE = mmap.PAGESIZE
+Input = np.ndarray | EncodedArray
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -102,7 +103,7 @@ class CompiledKernel:
         self.entry = entry or link({"k": built.function}, target)["k"]
 
     def __call__(
-        self, *inputs: np.ndarray, dims: Mapping[str, int] | None = None, pieces: int = 1, inplace: int | None = None
+        self, *inputs: Input, dims: Mapping[str, int] | None = None, pieces: int = 1, inplace: int | None = None
     ) -> list[np.ndarray]:
         """Results for inputs in the order of the parameters; the tile range is run in `pieces`, last piece first.
 
@@ -125,15 +126,14 @@ class CompiledKernel:
             )
         )
 
-    def _operand(self, position: int, array: np.ndarray) -> list[tuple[np.ndarray, int]]:
+    def _operand(self, position: int, array: Input) -> list[tuple[np.ndarray, int]]:
         """(field, alignment) of what the kernel gets for it."""
         layout = self.built.layouts.get(position)
         encoding = self.group.func.params[position].type.encoding
         if layout is None and encoding is None:
             return [(array, 64 if position in self.group.weights else 1)]
-        weight = Weight(
-            "w", self.group.func.params[position].type, encoding.pack(array) if encoding else {"data": array}
-        )
+        fields = {"data": array} if encoding is None else encoded(self.group.func.params[position].type, array).fields
+        weight = Weight("w", self.group.func.params[position].type, dict(fields))
         return [(field, 64) for field in packed_fields(weight, layout).values()]
 
 
@@ -151,7 +151,7 @@ def call_here(function: Any, call: Call) -> list[np.ndarray]:
     return [buffers[position].array.copy() for position in call.results]
 
 
-def bound_dims(group: Group, inputs: Sequence[np.ndarray]) -> dict[str, int]:
+def bound_dims(group: Group, inputs: Sequence[Input]) -> dict[str, int]:
     """Values of the dims that are a size of some input."""
     dims = {}
     for param, array in zip(group.func.params, inputs, strict=True):
@@ -210,17 +210,22 @@ def compile_kernels(kernel: Kernel, groups: Sequence[Group], target: Target) -> 
     return [CompiledKernel(g, b, target, entries[f"k{i}"]) for i, (g, b) in enumerate(zip(groups, built, strict=True))]
 
 
-def reference(group: Group, inputs: Sequence[np.ndarray], dims: Mapping[str, int] | None = None) -> list[np.ndarray]:
+def reference(group: Group, inputs: Sequence[Input], dims: Mapping[str, int] | None = None) -> list[np.ndarray]:
     """The interpreter's results."""
     module = Module(dict(group.ranges), {}, {"main": group.func})
     values = dict(dims or bound_dims(group, inputs))
-    arrays = [_encoded(param.type, array) for param, array in zip(group.func.params, inputs, strict=True)]
+    arrays = [
+        array if param.type.encoding is None else encoded(param.type, array)
+        for param, array in zip(group.func.params, inputs, strict=True)
+    ]
     return interpreter._run_func(module, group.func, arrays, values)
 
 
-def _encoded(type: Tensor, array: np.ndarray) -> interpreter.Array:
-    if type.encoding is None:
+def encoded(type: Tensor, array: np.ndarray | EncodedArray) -> EncodedArray:
+    """The array in the encoding of a type; one that is encoded already as it is."""
+    if isinstance(array, EncodedArray):
         return array
+    assert type.encoding is not None
     return EncodedArray(type.encoding, type.encoding.pack(array), array.shape, array.dtype)
 
 

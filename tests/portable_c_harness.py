@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +20,7 @@ from nomul.backends.portable_c.targets import PORTABLE
 from nomul.backends.registry import all_kernels
 from nomul.ir.types import DType
 from nomul.runtime import abi
-from tests.kernel_harness import CompiledKernel
+from tests.kernel_harness import CompiledKernel, call_here
 
 WARNINGS = ("-std=c11", "-Wall", "-Wextra", "-pedantic", "-Werror")
 GENERIC = "any/f32/generic"
@@ -45,7 +46,8 @@ def c_kernels(groups: Sequence[Group], flags: Sequence[str] = ("-O1", "-fsanitiz
     entries = [getattr(library, f"k{i}") for i in range(len(groups))]
     for entry in entries:
         entry.restype = ctypes.c_int32
-    return [CompiledKernel(g, b, PORTABLE, e) for g, b, e in zip(groups, built, entries, strict=True)]
+    calls = [partial(call_here, entry) for entry in entries]
+    return [CompiledKernel(g, b, PORTABLE, call) for g, b, call in zip(groups, built, calls, strict=True)]
 
 
 _number = itertools.count()

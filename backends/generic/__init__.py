@@ -51,7 +51,7 @@ def line(op: str) -> Callable[[Function], Function]:
 
 
 def whole(op: str) -> Callable[[Function], Function]:
-    """Declare `(pull, node, destination) -> None`, which fills `destination`, a `pull.Stored` of the first result."""
+    """Declare `(pull, node, *destinations) -> None`, which fills a `pull.Stored` for each result."""
 
     def declare(function: Function) -> Function:
         _RULES.add(op, Rule("whole", function, True))

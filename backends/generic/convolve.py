@@ -39,7 +39,7 @@ def _constants(values: Sequence[int]) -> list[Expr]:
     return [index_constant(value) for value in values]
 
 
-def _inside(places: Sequence[Expr], sizes: Sequence[Expr]) -> Expr:
+def inside_image(places: Sequence[Expr], sizes: Sequence[Expr]) -> Expr:
     """Whether each place lies in [0, size)."""
     condition = tirx.const(True, "bool")
     for place, size in zip(places, sizes, strict=True):
@@ -63,9 +63,9 @@ def conv2d(pull: Pull, node: Node, index: Index) -> Expr:
 
     with pull.loops(index_constant(height)) as (j,):
         y = at(0, j)
-        with pull.when(_inside([y], sizes[:1])), pull.loops(index_constant(width)) as (k,):
+        with pull.when(inside_image([y], sizes[:1])), pull.loops(index_constant(width)) as (k,):
             x = at(1, k)
-            with pull.when(_inside([x], sizes[1:])), pull.loops(index_constant(inputs)) as (i,):
+            with pull.when(inside_image([x], sizes[1:])), pull.loops(index_constant(inputs)) as (i,):
                 pixel = pull.operand(node, 0, layout_index(node, n, first + i, y, x))
                 sum.set(fma(pixel, pull.operand(node, 1, (o, i, j, k)), sum.get()))
     return with_bias(pull, node, sum.get(), o)
@@ -92,7 +92,7 @@ def conv_transpose2d(pull: Pull, node: Node, index: Index) -> Expr:
         reach = [bind(place[a] + pads[a] - tap[a] * dilations[a]) for a in (0, 1)]
         at = [bind(tirx.truncdiv(reach[a], strides[a])) for a in (0, 1)]
         whole = tirx.And(*(tirx.EQ(at[a] * strides[a], reach[a]) for a in (0, 1)))
-        with pull.when(tirx.And(whole, _inside(at, sizes))):
+        with pull.when(tirx.And(whole, inside_image(at, sizes))):
             x = pull.operand(node, 0, layout_index(node, n, first + i, at[0], at[1]))
             sum.set(fma(x, pull.operand(node, 1, (first + i, own, *tap)), sum.get()))
     return with_bias(pull, node, sum.get(), o)
@@ -106,7 +106,7 @@ def _window(pull: Pull, node: Node, index: Index, visit: Callable[[Expr], None])
     pads = _constants(node.attrs["pads"])
     with pull.loops(*_constants(node.attrs["kernel"])) as tap:
         at = [bind(place[a] * strides[a] + tap[a] * dilations[a] - pads[a]) for a in (0, 1)]
-        with pull.when(_inside(at, sizes)):
+        with pull.when(inside_image(at, sizes)):
             visit(pull.operand(node, 0, layout_index(node, n, c, at[0], at[1])))
 
 

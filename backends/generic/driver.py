@@ -101,7 +101,7 @@ def _run_stages(pull: Pull, staged: Sequence[Node]) -> None:
 def _fill(pull: Pull, node: Node, stores: Sequence[Stored]) -> None:
     rule = rules()[node.op]
     if rule.kind == "whole":
-        rule.function(pull, node, stores[0])
+        rule.function(pull, node, *stores)
         return
     if rule.kind == "element":
         with pull.loops(*(pull.size(size) for size in node.result.shape)) as index:

@@ -21,11 +21,11 @@ def dot(pull: Pull, node: Node, ranges: list[Expr], pair: Callable[[Index], tupl
     return bind(pull.fold(ranges, start, lambda sum, index: fma(*pair(index), sum)))
 
 
-def with_bias(pull: Pull, node: Node, value: Expr, channel: Expr) -> Expr:
-    """value + bias[channel], where the node has the operand."""
-    if len(node.args) < 3 or node.args[2] is None:
+def with_bias(pull: Pull, node: Node, value: Expr, channel: Expr, position: int = 2) -> Expr:
+    """value + bias[channel], where the node has the operand at that position."""
+    if len(node.args) <= position or node.args[position] is None:
         return value
-    return bind(value + pull.operand(node, 2, (channel,)))
+    return bind(value + pull.operand(node, position, (channel,)))
 
 
 @element("nn.linear", costly=True)

@@ -160,6 +160,22 @@ def weight_decoder(encoding: str | None, target: Target) -> Any:
     return lambda raw: storage.from_storage(let("raw", raw), DType(encoding), target)
 
 
+def tile_position(frame: KernelFrame, number: Expr, rows: Dim, width: int, row_bytes: int) -> tuple[Expr, Expr]:
+    """(panel, first row) of a tile: all row tiles of a panel in turn, inside blocks of rows that stay in the cache."""
+    panels = -(-width // PANEL)
+    block = max(6, _CACHED // (ROWS * row_bytes))
+    all_tiles = let("row_tiles", tirx.truncdiv(frame.size(rows) + (ROWS - 1), index(ROWS)))
+    high = rows.bounds(frame.group.ranges)[1]
+    if high <= block * ROWS:
+        panel = let("panel", tirx.truncdiv(number, all_tiles))
+        return panel, let("first", (number - panel * all_tiles) * ROWS)
+    start = let("start", tirx.truncdiv(number, index(block * panels)) * block)
+    inside = let("inside", tirx.min(index(block), all_tiles - start))
+    rest = let("rest", number - start * panels)
+    panel = let("panel", tirx.truncdiv(rest, inside))
+    return panel, let("first", (start + rest - panel * inside) * ROWS)
+
+
 class _Linear:
     """Emits the body of one kernel."""
 
@@ -179,24 +195,9 @@ class _Linear:
         inner = InnerKernel(self.tile, row_counts(rows, ROWS, self.frame.group.ranges))
         count = self.frame.size(rows)
         with loop("tile", self.frame.end - self.frame.begin, self.frame.begin) as number:
-            panel, first = self._position(number, count, rows)
+            panel, first = tile_position(self.frame, number, rows, self.width, self.depth * 4)
             left = let("rows", tirx.min(index(ROWS), count - first))
             self._tile(inner, panel, first, left)
-
-    def _position(self, number: Expr, count: Expr, rows: Dim) -> tuple[Expr, Expr]:
-        """(panel, first row) of a tile: all row tiles of a panel in turn, inside blocks of rows."""
-        panels = -(-self.width // PANEL)
-        block = max(6, _CACHED // (ROWS * self.depth * 4))
-        all_tiles = let("row_tiles", tirx.truncdiv(count + (ROWS - 1), index(ROWS)))
-        high = rows.bounds(self.frame.group.ranges)[1]
-        if high <= block * ROWS:
-            panel = let("panel", tirx.truncdiv(number, all_tiles))
-            return panel, let("first", (number - panel * all_tiles) * ROWS)
-        start = let("start", tirx.truncdiv(number, index(block * panels)) * block)
-        inside = let("inside", tirx.min(index(block), all_tiles - start))
-        rest = let("rest", number - start * panels)
-        panel = let("panel", tirx.truncdiv(rest, inside))
-        return panel, let("first", (start + rest - panel * inside) * ROWS)
 
     def _tile(self, inner: InnerKernel, panel: Expr, first: Expr, left: Expr) -> None:
         stride = self.frame.size(self.view.stride)

@@ -12,7 +12,7 @@ from nomul.ir.graph import Node
 
 @dataclass(frozen=True)
 class Geometry:
-    """node: nn.conv2d in nhwc.  strip: output rows and pixels along a row of one tile."""
+    """node: nn.conv2d or nn.quantised_conv2d in nhwc.  strip: output rows and pixels along a row of one tile."""
 
     node: Node
     strip: tuple[int, int] = (1, 1)
@@ -31,17 +31,23 @@ class Geometry:
         return self.node.result.shape[1], self.node.result.shape[2]
 
     @cached_property
-    def kernel(self) -> tuple[int, int]:
-        w = self.node.args[1]
+    def weights(self) -> tuple[int, int, int, int]:
+        """Sizes [O, I, KH, KW]."""
+        w = self.node.args[2 if self.node.op == "nn.quantised_conv2d" else 1]
         assert w is not None
-        return int(w.shape[2]), int(w.shape[3])
+        o, i, height, width = (int(size) for size in w.shape)
+        return o, i, height, width
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        return self.weights[2:]
 
     @cached_property
     def channels(self) -> tuple[int, int]:
         """Of the input and of the result."""
-        x, w = self.node.args[:2]
-        assert x is not None and w is not None
-        return int(x.shape[3]), int(w.shape[0])
+        x = self.node.args[0]
+        assert x is not None
+        return int(x.shape[3]), self.weights[0]
 
     @property
     def groups(self) -> int:

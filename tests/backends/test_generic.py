@@ -165,6 +165,7 @@ def image_cases() -> list[Case]:
         cases += [
             Case("nn.conv2d", (image, "f32[8, 6, 3, 2]", "f32[8]"), conv),
             Case("nn.conv2d", (image, "f32[12, 2, 2, 3]"), conv | {"groups": 3}),
+            Case("nn.quantised_conv2d", (f"i8{image[3:]}", "f32[A]", "f32[12, 2, 2, 3]"), conv | {"groups": 3}),
             Case("nn.conv_transpose2d", (image, "f32[6, 5, 2, 2]", "f32[5]"), {"strides": (2, 2), "layout": layout}),
             Case(
                 "nn.conv_transpose2d",
@@ -316,6 +317,9 @@ def product_cases() -> list[Case]:
     cases = [
         Case("nn.linear", ("f32[A, B, D]", "f32[C, D]", "f32[C]")),
         Case("nn.linear", ("f64[D]", "f64[C, D]"), tolerance=1e-12),
+        Case("nn.quantise", ("f32[A, B, D]",), {"lead": 2}),
+        Case("nn.quantise", ("f16[A, B, D]",), {"lead": 1, "act": "i8-static", "act_scale": 0.02}),
+        Case("nn.quantised_linear", ("i8[A, B, D]", "f32[A, B]", "f32[C, D]", "f32[C]")),
         Case("nn.matmul", ("f32[A, 1, B, D]", "f32[C, D, B]")),
         Case("nn.matmul", ("f16[B, D]", "f16[D, C]"), tolerance=1e-2),
     ]

@@ -71,6 +71,22 @@ def nhwc(case: Case) -> Case:
     return Case(case.op, [image, *case.operands[1:]], expected, case.attrs | {"layout": "nhwc"}, case.tolerance)
 
 
+def _quantised() -> list[Case]:
+    """Multiples of a quarter whose largest magnitude is 127 quarters, so that they are quantised exactly."""
+    steps = np.random.default_rng(4).integers(-127, 128, (2, 5, 8))
+    steps[..., 3] = 127
+    q, scale = steps.astype(np.int8), np.full((2, 5), 0.25, np.float32)
+    x, image = (q * np.float32(0.25)), np.random.default_rng(5).integers(-127, 128, (2, 4, 7, 9)).astype(np.int8)
+    conv, scales = _conv(2, (2, 1), (1, 0, 2, 1), (1, 2)), np.array([0.5, 2], np.float32)
+    pixels, (_, weight, bias) = t(image * scales[:, None, None, None]), conv.operands
+    expected = F.conv2d(F.pad(pixels, (0, 1, 1, 2)), t(weight), t(bias), (2, 1), 0, (1, 2), 2)
+    return [
+        Case("nn.quantise", [x], (q, scale), {"lead": 2}),
+        Case("nn.quantised_linear", [q, scale, W, BIAS], F.linear(t(x), t(W), t(BIAS)), tolerance=1e-4),
+        Case("nn.quantised_conv2d", [image, scales, weight, bias], expected, conv.attrs, 1e-3),
+    ]
+
+
 IMAGES = [
     _conv(1, (1, 1), (0, 0, 0, 0), (1, 1)),
     _conv(2, (2, 1), (1, 0, 2, 1), (1, 2)),
@@ -111,6 +127,7 @@ IMAGES = [
 ]
 
 CASES = [
+    *_quantised(),
     Case("nn.linear", [X, W], F.linear(t(X), t(W)), tolerance=1e-5),
     Case("nn.linear", [X, W, BIAS], F.linear(t(X), t(W), t(BIAS)), tolerance=1e-5),
     Case("nn.matmul", [X, numbers(8, 4)], t(X) @ t(numbers(8, 4)), tolerance=1e-5),
