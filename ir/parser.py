@@ -87,9 +87,8 @@ class _Reader:
     # -- problems ----------------------------------------------------------------------------------------------
     def _report(self, fault: TextFault) -> None:
         text = self.lines[self.number - 1]
-        self.problems.append(
-            Problem(fault.code, fault.message, None, fault.help, _shown(text), self.number, fault.column)
-        )
+        column = len(text) - len(text.lstrip()) if fault.column is None else fault.column
+        self.problems.append(Problem(fault.code, fault.message, None, fault.help, _shown(text), self.number, column))
 
     def _located(self, fault: Fault) -> Problem:
         number = self.lines_of.get(fault.owner)
@@ -142,6 +141,7 @@ class _Reader:
         if dim.name in self.module.dims:
             raise TextFault("NM323", f"dim {dim.name} is declared twice")
         self.module.dims[dim.name] = (dim.low, dim.high)
+        self.lines_of[dim.name] = self.number
 
     def _weightline(self, weight: WeightLine) -> None:
         if weight.name.text in self.module.weights:

@@ -23,9 +23,10 @@ _PLAIN_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
 
 class Line(NamedTuple):
-    """One printed line and what it is about: a node, a function (first and last line, return), a weight, or nothing."""
+    """One printed line and what it is about: a node, a function (first and last line, return), a weight, a dim by name,
+    or nothing."""
 
-    owner: Node | Func | Weight | None
+    owner: Node | Func | Weight | str | None
     text: str
 
 
@@ -44,7 +45,7 @@ def module_lines(module: Module, keys: Mapping[str, str] = MappingProxyType({}))
     if module.after:
         yield Line(None, f"after {word_text(module.after)}")
     for name, (low, high) in module.dims.items():
-        yield Line(None, f"dim {word_text(name)} in [{low}, {high if high == inf else int(high)}]")
+        yield Line(name, f"dim {word_text(name)} in [{low}, {high if high == inf else int(high)}]")
     for weight in module.weights.values():
         key = keys.get(weight.name, weight.key)
         source = f" from {string_text(key)}" if key else ""

@@ -20,11 +20,12 @@ MOST_PROBLEMS = 50
 
 
 class Fault(NamedTuple):
-    """Something that breaks a rule of the IR. operand: position of the guilty operand of a node, or None."""
+    """Something that breaks a rule of the IR. owner: a dim by its name.  operand: position of the guilty operand of a
+    node, or None."""
 
     code: str
     message: str
-    owner: Node | Func | Weight | None = None
+    owner: Node | Func | Weight | str | None = None
     operand: int | None = None
     help: str | None = None
 
@@ -48,8 +49,9 @@ def located(module: Module, faults: list[Fault], context: int = 0) -> list[Probl
     lines = list(module_lines(module))
     numbers: dict[Any, int] = {}
     for number, line in enumerate(lines):
-        numbers.setdefault(line.owner, number)
-    return [_problem(fault, lines, numbers.get(fault.owner) if fault.owner else None, context) for fault in faults]
+        if line.owner is not None:
+            numbers.setdefault(line.owner, number)
+    return [_problem(fault, lines, numbers.get(fault.owner), context) for fault in faults]
 
 
 def _problem(fault: Fault, lines: list[Line], number: int | None, context: int) -> Problem:
@@ -89,9 +91,9 @@ class _Checker:
     def _dims(self) -> Iterator[Fault]:
         for name, (low, high) in self.module.dims.items():
             if not name:
-                yield Fault("NM301", "a dim has no name")
+                yield Fault("NM301", "a dim has no name", name)
             if low < 0 or high < low:
-                yield Fault("NM306", f"dim {name} has the empty or negative range [{low}, {high}]")
+                yield Fault("NM306", f"dim {name} has the empty or negative range [{low}, {high}]", name)
 
     def _weights(self) -> Iterator[Fault]:
         for name, weight in self.module.weights.items():

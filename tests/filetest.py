@@ -19,12 +19,18 @@ from nomul.ir.interpreter import bind_dims, run, type_shape
 from nomul.ir.parser import parse_module
 from nomul.ir.text import print_module
 from nomul.ir.verifier import verify
+from nomul.passes.catalog import make_passes
+from nomul.passes.rewrite import Rewrite
+from nomul.passes.rule import all_rules, rule_classes, rule_families
+from nomul.passes.runner import PassRunner
 
 EXPECTED = "; ==== expected"
 _DIRECTIVE = re.compile(r"^; test: *(\w+) *(.*)$", re.MULTILINE)
 _ERROR = re.compile(r"; error: *(.*?) *$")
 _OUTPUT = re.compile(r"^; output (\d+): *(.*)$", re.MULTILINE)
 _LET = re.compile(r"^; let (\w+): *(.*)$", re.MULTILINE)
+_BECAUSE = re.compile(r"^; because: *(.*?) *$", re.MULTILINE)
+_WEIGHT = re.compile(r'^; weight @(?:"(.+?)"|(\S+?)): *(.*)$', re.MULTILINE)
 _INPUT = re.compile(r"^; input (\w+): *(.*)$", re.MULTILINE)
 
 
@@ -53,11 +59,15 @@ class FileTest:
         KINDS[kind](self, arguments)
 
     def module(self, seed: int = 0) -> Module:
-        """The module, its weights filled with random numbers."""
+        """The module, its weights filled with random numbers, or with what `; weight @NAME: EXPRESSION` gives."""
         module = parse_module(self.source)
         random = np.random.default_rng(seed)
         for weight in module.weights.values():
             _fill(weight, random)
+        for quoted, plain, text in _WEIGHT.findall(self.source):
+            weight = module.weights[quoted or plain]
+            shape = tuple(int(size) for size in weight.shape)
+            weight.fields = {"data": np.broadcast_to(eval(text, {"np": np}), shape).astype(weight.dtype.numpy)}
         return module
 
     def inputs(self, module: Module, options: dict[str, str], seed: int = 0) -> list[np.ndarray]:
@@ -160,11 +170,38 @@ def kind_interp(file: FileTest, arguments: str) -> None:
 
 def kind_opt(file: FileTest, arguments: str) -> None:
     """The module after the named passes (`opt simplify,dead_code`) is the expected text, and computes the same."""
-    from nomul.passes.catalog import make_passes
-    from nomul.passes.runner import PassRunner
-
     result = PassRunner(check=True).apply_all(file.module(), make_passes(arguments))
     file.compare_text(print_module(result))
+
+
+def kind_fires(file: FileTest, arguments: str) -> None:
+    """The rule alone (`fires layer_norm`) fires; the module then is the expected text, and computes the same.
+
+    `fires one+other`: the first rule, which needs the others."""
+    result, runner = _with_rule(file, arguments)
+    assert runner.records[0].report.fired[arguments.partition("+")[0]], (
+        f"{arguments} did not fire: {[*map(str, runner.misses)]}"
+    )
+    file.compare_text(print_module(result))
+
+
+def kind_keeps(file: FileTest, arguments: str) -> None:
+    """The rule alone changes nothing, though nodes that it looks at are there; each `; because: TEXT` is part of a
+    reason that it gives."""
+    result, runner = _with_rule(file, arguments)
+    assert not runner.records[0].changed, print_module(result)
+    ops = {node.op for func in result.funcs.values() for node in func.nodes}
+    assert ops & set(all_rules()[arguments]().ops), f"{arguments} has nothing to look at among {sorted(ops)}"
+    reasons = [str(miss) for miss in runner.misses]
+    for text in _BECAUSE.findall(file.source):
+        assert any(text in reason for reason in reasons), f"'{text}' is no part of {reasons}"
+
+
+def _with_rule(file: FileTest, name: str) -> tuple[Module, PassRunner]:
+    first = name.partition("+")[0]
+    family = next(family for family in rule_families() if any(kind.name == first for kind in rule_classes(family)))
+    runner = PassRunner(check=True)
+    return runner.apply_all(file.module(), [Rewrite(family, only=name)]), runner
 
 
 def kind_lower(file: FileTest, arguments: str) -> None:
