@@ -19,16 +19,20 @@ from nomul.runtime import abi
 from nomul.runtime.errors import RuntimeFault
 from nomul.runtime.library import Library
 from nomul.runtime.tensors import Port, arrange, as_array, numpy_dtype
+from nomul.runtime.trailer import library_at
 
 PathLike = str | os.PathLike[str]
 _DTYPE_CODES = {name: code for code, name in abi.DTYPES.items()}
 
 
 def load(path: PathLike, *, weights: PathLike | None = None, verify: bool = True) -> Artifact:
-    """Opens a compiled model. weights: the weights file, where it is not `<path>.weights`; verify: check all bytes.
+    """Opens a compiled model: a library, or the bundle that holds it.
+
+    weights: the weights file, where it is not `<library>.weights`; verify: check all bytes.
 
     Raises RuntimeFault for a file that is missing, damaged, for another machine, or no artifact."""
-    return Artifact(Library(Path(path), Path(weights) if weights is not None else None, verify), Path(path))
+    library = library_at(Path(path))
+    return Artifact(Library(library, Path(weights) if weights is not None else None, verify), library)
 
 
 class Artifact:

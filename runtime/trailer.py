@@ -30,6 +30,12 @@ _LARGEST_FACTS = 2**28  # bytes of JSON: a damaged file must not fill the memory
 _CHECKED = 16  # bytes of the footer that the checksum covers
 
 
+def library_at(path: Path) -> Path:
+    """The library itself where `path` is a bundle, otherwise `path`."""
+    inside = (path / name for name in ("model.so", "model.dylib"))
+    return next((library for library in inside if library.is_file()), path)
+
+
 def pack_facts(facts: Mapping[str, Any]) -> bytes:
     """The bytes that stand in an artifact; equal facts give equal bytes."""
     return zlib.compress(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode(), 9)

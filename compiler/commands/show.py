@@ -44,10 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _facts(path: Path, numbers: bool) -> dict[str, Any]:
-    from nomul.runtime.trailer import read_facts
+    from nomul.runtime.trailer import library_at, read_facts
 
     if path.suffix not in MODEL_SUFFIXES:
-        return read_facts(path)
+        return read_facts(library_at(path))
     from nomul.report import describe_module, number_facts
     from nomul.source import read_model
 

@@ -32,9 +32,10 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def test_the_library_in_the_bundle_loads(bundle: Path) -> None:
+@pytest.mark.parametrize("name", ["model.so", ""])
+def test_the_library_in_the_bundle_loads(bundle: Path, name: str) -> None:
     x, y = toy_inputs()
-    with load(bundle / "model.so") as artifact:
+    with load(bundle / name) as artifact:
         np.testing.assert_array_equal(artifact(x, y)[0], toy_reference(x, y))
 
 
