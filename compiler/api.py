@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nomul.accuracy.write import check_paths, write_reports
 from nomul.calibration import read_calibration
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
@@ -38,6 +39,7 @@ def compile(
     check: bool = False,
     weights: WeightsPlace = "auto",
     strict: bool = False,
+    report: str | Path | Sequence[str | Path] = (),
     name: str | None = None,
     progress: Progress | None = None,
     **source_options: Any,
@@ -53,6 +55,7 @@ def compile(
     dump: folder for everything in between.  check: compare with the interpreter after every pass.
     weights: "embedded", "external" (a file beside the library), or "auto" (external from 1 GiB).
     strict: fail where only a generic kernel serves, or where a layer cannot have what the recipe says.
+    report: files, .html or .json, for what the recipe's encodings lose by layer and end to end (`docs/accuracy.md`).
     source_options: for torch, `dynamic_shapes` and `example_kwargs` of `nomul.frontend.torch.import_torch`.
     Raises NomulError with all problems of the stage that failed.
     """
@@ -70,6 +73,7 @@ def compile(
             check=check,
             weights=weights,
             strict=strict,
+            report=report,
             name=name,
             progress=progress,
             **source_options,
@@ -97,6 +101,7 @@ def build(
     check: bool = False,
     weights: WeightsPlace = "auto",
     strict: bool = False,
+    report: str | Path | Sequence[str | Path] = (),
     emit: Emit = "library",
     array_limit: int = ARRAY_LIMIT,
     name: str | None = None,
@@ -124,6 +129,8 @@ def build(
         progress=progress or silent,
     )
     _check_writable(Path(output).absolute().parent)
+    reports = [Path(path) for path in ((report,) if isinstance(report, str | Path) else report)]
+    check_paths(reports)
     module = read_model(model, example_inputs, dims, **source_options)
     require_weights(module)
     module, options = _with_source(module, options, name)
@@ -134,6 +141,8 @@ def build(
         from nomul.portable_c import build_sources
 
         path = build_sources(module, options)
+    if reports:
+        write_reports(module, options, path, reports)
     if options.fits:
         FitCache(options.fits).clear()
     return path

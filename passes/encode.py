@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from nomul.ir.quantise import LEVELS
 from nomul.ir.syntax import parse_encoding
 from nomul.ir.text import print_module
 from nomul.ir.types import Tensor
+from nomul.passes.accuracy import accuracy
 from nomul.passes.base import Pass, Report
 from nomul.passes.calibrate import Batch, collect, waves
 from nomul.passes.choice import ACTS, ANY, PLAIN, ROLES, Recipe, Rule, unmatched
@@ -96,9 +98,12 @@ class Encode(Pass):
             self._fit_wave(module, wave, jobs, fits, problems)
         if problems:
             raise NomulError.many(problems)
+        facts = []
         for plan in plans:
-            _apply(module, plan, fits[plan.weight.name])
+            facts.append(_apply(module, plan, fits[plan.weight.name]))
             report.fire(str(plan.encoding))
+        if facts and module.source:
+            module.source = {**module.source, "encoded": facts}
 
     # -- planning ----------------------------------------------------------------------------------------------
     def _plans(self, module: Module, report: Report) -> list[Plan]:
@@ -197,16 +202,28 @@ def _bias(layer: Layer) -> Weight | None:
 
 
 # -- changing the module ---------------------------------------------------------------------------------------
-def _apply(module: Module, plan: Plan, fit: Fit) -> None:
+def _apply(module: Module, plan: Plan, fit: Fit) -> dict[str, Any]:
+    """Puts the encoded weight into its place. The result: facts of the layer for reports, what it lost among them."""
     weight = plan.weight
     twin = Weight(weight.name, Tensor(weight.dtype, weight.shape, plan.encoding), fit.fields)
     if plan.bias is not None and fit.mean is not None:
         error = (weight.array() - twin.array()).reshape(len(weight.array()), -1).astype(np.float64)
         bias = plan.bias.array()
-        _exchange(module, plan.bias, Weight.dense(plan.bias.name, (bias + error @ fit.mean).astype(bias.dtype)))
-    _exchange(module, weight, twin)
+        exchange(module, plan.bias, Weight.dense(plan.bias.name, (bias + error @ fit.mean).astype(bias.dtype)))
+    exchange(module, weight, twin)
     for node in plan.layer.nodes:
         node.attrs |= _act(plan.rule.act, fit)
+    return {
+        "name": weight.name,
+        "loc": plan.layer.loc,
+        "roles": list(plan.layer.roles),
+        "encoding": str(plan.encoding),
+        "fitter": _job(plan, b"").fitter.name,
+        "act": plan.rule.act,
+        "bits": round(plan.encoding.bits_per_weight(_shape(weight)), 4),
+        "bytes": sum(array.nbytes for array in fit.fields.values()),
+        "weights": accuracy(weight.array(), twin.array()).as_json(),
+    }
 
 
 def _act(act: str, fit: Fit) -> dict[str, str | float]:
@@ -217,7 +234,7 @@ def _act(act: str, fit: Fit) -> dict[str, str | float]:
     return {"act": act, "act_scale": float(np.float32(max(fit.largest, LEAST_RANGE) / LEVELS))}
 
 
-def _exchange(module: Module, old: Weight, new: Weight) -> None:
+def exchange(module: Module, old: Weight, new: Weight) -> None:
     """Put a weight in the place of another of the same name."""
     for func in module.funcs.values():
         for node, position in [use for use in old.users if use[0] in func.nodes]:

@@ -40,6 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", metavar="PHASE", help="stop after this phase and write the IR")
     parser.add_argument("--check", action="store_true", help="compare with the interpreter after every pass (slow)")
     parser.add_argument("--strict", action="store_true", help="fail on generic kernels and encodings that do not fit")
+    parser.add_argument(
+        "--report", action="append", default=[], metavar="FILE", help="write what encodings lose: .html or .json"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
     add_dim_ranges(parser)
 
@@ -65,6 +68,7 @@ def _compile(arguments: argparse.Namespace) -> int:
             strict=arguments.strict,
             emit=arguments.emit,
             array_limit=arguments.array_limit,
+            report=arguments.report,
             name=arguments.name,
             **_common(arguments, progress),
         )

@@ -1,14 +1,16 @@
 """Compares an artifact with its model on random inputs of several sizes: `nomul verify model.onnx model.so`.
 
-The model runs on the numpy interpreter and, for ONNX and where it is installed, on onnxruntime.
+The model runs on the numpy interpreter and, for ONNX and where it is installed, on onnxruntime. Layers with encoded
+weights are listed, those first that lost most.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nomul.arguments import add_dim_sizes, add_run_options, positive
 from nomul.console import say, table
@@ -64,10 +66,24 @@ def run(arguments: argparse.Namespace) -> int:
             worst = max([worst, *(apart.relative for apart in found)])
             agrees &= all(a.absolute <= arguments.absolute or a.relative <= arguments.tolerance for a in found)
     table("", ("reference", "sizes", "output", "max abs diff", "max rel diff"), rows)
+    _print_layers(artifact.facts.get("encoded", []))
     verdict = "agrees" if agrees else "DIFFERS"
     allowed = f"allowed {arguments.tolerance:g}, or {arguments.absolute:g} absolute"
     say(f"{verdict}: largest relative difference {worst:.2e} ({allowed})")
     return 0 if agrees else 1
+
+
+def _print_layers(layers: Sequence[Mapping[str, Any]]) -> None:
+    """Encoded layers, those first whose weights lost most."""
+    rows = []
+    for layer in sorted(layers, key=lambda layer: layer["weights"]["sqnr_db"]):
+        lost = layer["weights"]
+        worst = f"{lost['worst_channel']} ({lost['worst_error']:.4f})"
+        stored = (layer["encoding"], layer["fitter"], f"{layer['bits']:.2f}")
+        rows.append((f"{lost['sqnr_db']:.1f}", f"{lost['cosine']:.5f}", worst, *stored, layer["name"]))
+    if rows:
+        columns = ("SQNR dB", "cosine", "worst channel", "encoding", "fitter", "bits", "weight")
+        table("encoded layers, worst first", columns, rows)
 
 
 def _references(module: Module, path: Path) -> dict[str, Implementation]:

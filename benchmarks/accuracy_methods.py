@@ -1,0 +1,124 @@
+"""How weights are stored: our encodings with their fitters, and what a user would take today at the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from accuracy_store import Quantise
+
+from nomul.passes.fit import find_fitter
+from nomul.recipe import read_recipe
+
+GROUP = 128
+ENCODINGS = (
+    "int8",
+    f"int4<group={GROUP}>",
+    f"shift<terms=2, group={GROUP}>",
+    f"ternary<planes=2, group={GROUP}>",
+    f"bitplane<bits=3, group={GROUP}>",
+    "nm<n=2, m=4, value=int8>",
+    f"bitplane<bits=4, group={GROUP}>",
+    f"codebook<grid=nf4, group={GROUP}>",
+    f"codebook<grid=e2m1, group={GROUP}>",
+    f"codebook<grid=free, group={GROUP}>",
+    f"codebook<grid=power, group={GROUP}>",
+    f"codebook<grid=twinlog, group={GROUP}>",
+    f"shift<group={GROUP}>",
+    f"shift<terms=2, group={GROUP}, pack=sp2>",
+    f"ternary<planes=3, group={GROUP}>",
+    f"ternary<planes=2, group={GROUP}, tied=1>",
+    f"ternary<group={GROUP}>",
+    f"ternary<group={GROUP}, pack=3of4>",
+    f"ternary<planes=2, group={GROUP}, pack=3of4>",
+    f"bitplane<bits=2, group={GROUP}>",
+    "nm<n=2, m=4>",
+    "split",
+)
+HQQ_BITS = (4, 3, 2)
+ORT_BITS = (8, 4)
+NEAREST = "round_to_nearest"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row: an encoding, and how its bytes are chosen. other: of another project, on matrices; onnx: on a file."""
+
+    weights: str
+    fitter: str
+    calibrated: bool = False
+    other: Quantise | None = None
+    onnx: Callable[[Path, Path], float] | None = None
+
+
+def methods() -> Iterator[Method]:
+    """All rows in order: each encoding to the nearest, by its best fitter, by that with calibration; then others."""
+    for text in ENCODINGS:
+        encoding = read_recipe(text if text != "int8" else {"*": text}).rules[0].encoding
+        assert encoding is not None
+        best = find_fitter(None, encoding).name
+        yield Method(text, NEAREST)
+        yield from (Method(text, best, calibrated) for calibrated in (False, True))
+    for bits in HQQ_BITS:
+        yield Method(f"HQQ, {bits} bits, group {GROUP}", "HQQ", other=_hqq(bits))
+    for bits in ORT_BITS:
+        yield Method(f"onnxruntime, {bits} bits, block {GROUP}", "onnxruntime", onnx=_blocks(bits))
+    yield Method("onnxruntime, int8 weights and activations", "onnxruntime", onnx=_dynamic)
+
+
+def _hqq(bits: int) -> Quantise:
+    def quantise(matrix: np.ndarray) -> tuple[np.ndarray, float]:
+        import torch
+        from hqq.core.quantize import Quantizer
+
+        group = GROUP if matrix.shape[1] % GROUP == 0 else None
+        packed, meta = Quantizer.quantize(
+            torch.from_numpy(matrix), nbits=bits, group_size=group, axis=1, device="cpu", compute_dtype=torch.float32
+        )
+        sizes = sum(meta[name].numel() for name in ("scale", "zero"))
+        values = Quantizer.dequantize(packed, meta).reshape(matrix.shape)
+        return values.numpy(), bits + 16 * sizes / matrix.size
+
+    return quantise
+
+
+def _blocks(bits: int) -> Callable[[Path, Path], float]:
+    """onnxruntime's block-wise quantiser of matrix products; the result is the stored bits for each weight."""
+
+    def quantise(source: Path, target: Path) -> float:
+        import onnx
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+        quantiser = MatMulNBitsQuantizer(onnx.load(source), bits=bits, block_size=GROUP, is_symmetric=False)
+        quantiser.process()
+        model = quantiser.model.model
+        onnx.save(model, target)
+        sizes = {item.name: _bytes(item) for item in model.graph.initializer}
+        nodes = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
+        stored = sum(sizes[name] for node in nodes for name in node.input[1:4] if name)
+        weights = sum(prod(item.i for item in node.attribute if item.name in ("K", "N")) for node in nodes)
+        return 8 * stored / weights
+
+    return quantise
+
+
+def _dynamic(source: Path, target: Path) -> float:
+    """onnxruntime's eight-bit weights with activations that are rounded while it runs."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=True)
+    items = {item.name: item for item in onnx.load(target).graph.initializer}
+    weights = {name: item for name, item in items.items() if name.endswith("_quantized")}
+    parts = [name.removesuffix("quantized") + part for name in weights for part in ("scale", "zero_point")]
+    stored = sum(map(_bytes, weights.values())) + sum(_bytes(items[name]) for name in parts if name in items)
+    return 8 * stored / sum(prod(item.dims) for item in weights.values())
+
+
+def _bytes(tensor: object) -> int:
+    from onnx import numpy_helper
+
+    return int(numpy_helper.to_array(tensor).nbytes)

@@ -1,0 +1,72 @@
+"""Accuracy results for readers: lines, tables for the terminal, and the tables in docs/accuracy.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nomul.console import table
+
+PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
+START, END = "<!-- results: benchmarks/accuracy.py --docs -->", "<!-- end of results -->"
+FIRST = ("weights", "fitter", "data", "bits", "weight error")
+Row = dict[str, Any]
+
+
+def line(row: Row) -> str:
+    """One row while the benchmark runs."""
+    scores = ", ".join(f"{name} {_number(value)}" for name, value in row["scores"].items())
+    calibrated = " calibrated" if row["calibrated"] else ""
+    return f"{row['model']} {row['weights']} {row['fitter']}{calibrated}: {row['bits']:.2f} bits, {scores}"
+
+
+def print_rows(result: dict[str, Any]) -> None:
+    """All of it, for the terminal."""
+    for model, rows in _by_model(result["rows"]).items():
+        table(model, _columns(rows), [_cells(row, rows) for row in rows])
+    for name, reason in result["skipped"].items():
+        print(f"skipped {name}: {reason}")
+
+
+def update_docs(result: dict[str, Any]) -> None:
+    """Replaces the results in docs/accuracy.md."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(START, 1)
+    after = rest.split(END, 1)[1]
+    lines: list[str] = []
+    for model, rows in _by_model(result["rows"]).items():
+        cells = [_columns(rows), *(_cells(row, rows) for row in rows)]
+        shown = ["| " + " | ".join(row) + " |" for row in cells]
+        shown.insert(1, "|" + "---|" * len(cells[0]))
+        lines += [f"### {model}", "", *shown, ""]
+    body = "\n".join(lines)
+    PAGE.write_text(f"{before}{START}\n{body}{END}{after}", encoding="utf-8")
+
+
+def _by_model(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by model, those of one encoding together, in the order in which they came first."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["model"], []).append(row)
+    for model, own in found.items():
+        order = {name: place for place, name in enumerate(dict.fromkeys(row["weights"] for row in own))}
+        found[model] = sorted(own, key=lambda row: order[row["weights"]])
+    return found
+
+
+def _columns(rows: Sequence[Row]) -> tuple[str, ...]:
+    return (*FIRST, *rows[0]["scores"], f"{rows[0]['main']} of fp32's")
+
+
+def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+    plain = next((other for other in rows if other["weights"] == "f32"), None)
+    share = row["scores"][row["main"]] / plain["scores"][row["main"]] if plain else float("nan")
+    error = "" if row["error"] is None else f"{row['error']:.5f}"
+    data = "calibrated" if row["calibrated"] else "none"
+    numbers = [_number(value) for value in row["scores"].values()]
+    return (row["weights"], row["fitter"], data, f"{row['bits']:.2f}", error, *numbers, f"{100 * share:.1f} %")
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if value >= 10 else f"{value:.4f}"

@@ -1,0 +1,1 @@
+"""Tasks with labelled data or a reference, one file each: `subjects()` lists the models that do it."""

@@ -1,0 +1,111 @@
+"""Collects the accuracy report: weights, outputs of layers, sensitivity, end to end, and the library beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nomul.accuracy.outputs import first_sample, layer_outputs, sensitivities
+from nomul.compare import difference
+from nomul.ir import interpreter
+from nomul.ir.errors import NomulError
+from nomul.ir.graph import Module, Value
+from nomul.ir.op import Kind
+from nomul.options import Progress
+from nomul.passes.accuracy import accuracy
+from nomul.passes.base import Report
+from nomul.passes.calibrate import Batch
+from nomul.passes.encode import Encode
+from nomul.passes.layers import layers_of
+from nomul.runtime.loader import load
+from nomul.sample import input_specs, module_fits, pick_dims, sample_inputs
+
+FORMAT = 1
+MOST_BATCHES = 4  # of the calibration data that outputs are compared on
+
+
+def measure(fused: Module, encode: Encode, library: Path, name: str, progress: Progress) -> dict[str, Any]:
+    """The whole report. fused: the float model as the encoder gets it.  encode: with the recipe and calibration data.
+
+    library: the artifact; where it does not run on this machine, its part holds the reason."""
+    encoded, notes = fused.clone(), Report()
+    encoded.source = encoded.source or {"name": name}
+    encode.run(encoded, notes)
+    facts = [dict(fact) for fact in encoded.source.get("encoded", [])]
+    batches = list(encode.batches[:MOST_BATCHES])
+    samples = batches or [sample_inputs(input_specs(fused), pick_dims(fused.dims, {}, module_fits(fused)))]
+    found = layer_outputs(fused, encoded, batches) if batches else {}
+    alone = sensitivities(fused, encoded, first_sample(fused, samples[0]), progress)
+    for fact in facts:
+        fact["outputs"] = found[fact["name"]].as_json() if fact["name"] in found else None
+        fact["sensitivity"] = alone.get(fact["name"])
+    progress("outputs", 0.9)
+    return {
+        "format": FORMAT,
+        "name": name,
+        "inputs": f"{len(batches)} calibration batches" if batches else "random",
+        "layers": facts,
+        "notes": notes.notes,
+        "outputs": _end_to_end(fused, encoded, samples),
+        "library": _library(encoded, samples[0], library),
+    }
+
+
+def _end_to_end(fused: Module, encoded: Module, samples: Sequence[Batch]) -> list[dict[str, Any]]:
+    """Each float output: the encoded module beside the float one; the divergence where it may be logits."""
+    runs = [(interpreter.run(fused, *batch), interpreter.run(encoded, *batch)) for batch in samples]
+    names = fused.main.result_names or [value.name for value in fused.main.returns]
+    facts = []
+    for place, (name, value) in enumerate(zip(names, fused.main.returns, strict=True)):
+        pairs = [(plain[place], given[place]) for plain, given in runs if plain[place].dtype.kind == "f"]
+        if not pairs or not pairs[0][0].ndim:
+            continue
+        rows = [np.concatenate([_rows(pair[side]) for pair in pairs]) for side in (0, 1)]
+        fact = {"name": name, **accuracy(rows[0].T, rows[1].T).as_json()}
+        facts.append(fact | {"kl": round(divergence(*rows), 6) if is_logits(fused, value) else None})
+    return facts
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1, array.shape[-1])
+
+
+def divergence(plain: np.ndarray, given: np.ndarray) -> float:
+    """Mean Kullback-Leibler divergence in nats of the distributions that rows of logits [rows, classes] stand for."""
+    log_p, log_q = _log_softmax(plain), _log_softmax(given)
+    return float((np.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean())
+
+
+def _log_softmax(rows: np.ndarray) -> np.ndarray:
+    shifted = rows.astype(np.float64) - rows.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def is_logits(module: Module, value: Value) -> bool:
+    """Whether an output comes from a head through element-wise work and views alone."""
+    heads = {node for layer in layers_of(module) if "head" in layer.roles for node in layer.nodes}
+    waiting = [value]
+    while waiting:
+        node = waiting.pop().producer
+        if node is None:
+            continue
+        if node in heads:
+            return True
+        if node.spec.kind in (Kind.ELEMENTWISE, Kind.VIEW):
+            waiting += [arg for arg in node.args if arg is not None]
+    return False
+
+
+def _library(encoded: Module, batch: Batch, path: Path) -> dict[str, Any]:
+    """The compiled library beside the interpreter of the encoded module."""
+    try:
+        artifact = load(path)
+        results = artifact(*batch)
+    except NomulError as error:
+        return {"reason": error.message}
+    pairs = zip(artifact.outputs, interpreter.run(encoded, *batch), results, strict=True)
+    apart = [(port.name, difference(expected, given)) for port, expected, given in pairs]
+    return {"outputs": [{"name": name, "absolute": d.absolute, "relative": d.relative} for name, d in apart]}
