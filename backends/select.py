@@ -128,7 +128,7 @@ def _refusal(kernel: Kernel, group: Group, target: Target) -> str | None:
     missing = kernel.needs - target.features
     if missing:
         return f"needs {', '.join(sorted(missing))}"
-    if any(node.attrs.get("act", "f32") != "f32" for node in group.func.nodes):
+    if any(node.attrs.get("act", "f32") != "f32" for node in group.func.nodes if node.op != "nn.quantise"):
         return "the input is quantised inside of the layer (pass quantise_inputs takes that out)"
     return kernel.accepts(group)
 

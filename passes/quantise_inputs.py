@@ -8,6 +8,8 @@ from nomul.ir.graph import Func, Module, Node, Value
 from nomul.ir.types import DType
 from nomul.passes.base import Pass, Report
 
+_PRODUCTS = {"nn.linear": "nn.quantised_linear", "nn.conv2d": "nn.quantised_conv2d"}
+
 
 class QuantiseInputs(Pass):
     """A layer with `act` becomes nn.quantise and a product of its integers; layers that read one tensor alike share the
@@ -19,7 +21,7 @@ class QuantiseInputs(Pass):
     def run(self, module: Module, report: Report) -> None:
         for func in module.funcs.values():
             for node in list(func.nodes):
-                if node.attrs.get("act", "f32") != "f32":
+                if node.op in _PRODUCTS and node.attrs["act"] != "f32":
                     _split(func, node)
                     report.fire(node.op)
 
@@ -36,8 +38,7 @@ def _split(func: Func, node: Node) -> None:
     if x.dtype is DType.F32 and (encoding is None or not encoding.is_integer):
         made = build.op(node.op, _product(build, q, scale), w, *rest, **attrs)
     else:
-        op = {"nn.linear": "nn.quantised_linear", "nn.conv2d": "nn.quantised_conv2d"}[node.op]
-        made = build.op(op, q, scale, w, *rest, **attrs)
+        made = build.op(_PRODUCTS[node.op], q, scale, w, *rest, **attrs)
     name = node.result.name
     func.replace_all(node.result, made)
     func.erase(node)
