@@ -18,7 +18,7 @@ def read_nir(path: Path) -> Module:
     module = parse_module(read_text(path))
     weights = next((file for file in (weights_path(path), path.with_name(WEIGHTS)) if file.exists()), None)
     if weights is not None:
-        module.source = read_source(load_weights(module, weights))
+        module.source = read_source(load_weights(module, weights), module)
         module.origin = str(module.source.get("origin", ""))
     return module
 

@@ -30,6 +30,7 @@ from nomul.ir.text import VERSION, name_text
 from nomul.ir.types import Tensor
 from nomul.ir.verifier import MOST_PROBLEMS, Fault, find_faults
 
+SHOWN = 400  # letters of a line
 LOCAL_FAULTS = ("NM303", "NM304", "NM305")  # faults of one node alone: true even when other lines could not be read
 
 
@@ -88,7 +89,7 @@ class _Reader:
     def _report(self, fault: TextFault) -> None:
         text = self.lines[self.number - 1]
         column = len(text) - len(text.lstrip()) if fault.column is None else fault.column
-        self.problems.append(Problem(fault.code, fault.message, None, fault.help, _shown(text), self.number, column))
+        self.problems.append(Problem(fault.code, fault.message, None, fault.help, *_excerpt(text, self.number, column)))
 
     def _located(self, fault: Fault) -> Problem:
         number = self.lines_of.get(fault.owner)
@@ -99,7 +100,7 @@ class _Reader:
         if isinstance(fault.owner, Node):
             loc = fault.owner.loc
             column = column if fault.operand is None else self.columns[fault.owner][fault.operand]
-        return Problem(fault.code, fault.message, loc, fault.help, _shown(text), number, column)
+        return Problem(fault.code, fault.message, loc, fault.help, *_excerpt(text, number, column))
 
     # -- statements --------------------------------------------------------------------------------------------
     def _statement(self, statement: Statement) -> None:
@@ -259,7 +260,10 @@ def _attribute_hint(spec: OpSpec, attributes: dict[str, Any]) -> str | None:
     return closest(unknown, spec.attributes) if unknown else None
 
 
-def _shown(text: str) -> str:
-    """The line as an error shows it: on one screen line, without control characters."""
-    clean = "".join(letter if letter.isprintable() else " " for letter in text.rstrip())
-    return clean if len(clean) <= 400 else clean[:400] + "..."
+def _excerpt(text: str, number: int, column: int) -> tuple[str, int, int]:
+    """The line as an error shows it, its number and the caret: on one screen line, without control characters."""
+    clean = "".join(letter if letter.isprintable() else " " for letter in text.rstrip(" \t\r"))
+    start = max(column - SHOWN // 2, 0) if column > SHOWN else 0
+    piece = clean[start : start + SHOWN]
+    before, after = "..." * (start > 0), "..." * (start + SHOWN < len(clean))
+    return f"{before}{piece}{after}", number, column - start + len(before)

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -63,18 +64,27 @@ def load_weights(module: Module, path: Path) -> dict[str, str]:
     return metadata
 
 
-def source_metadata(module: Module) -> dict[str, str]:
-    """The facts of the source model, as the metadata of a weights file."""
-    return {SOURCE: json.dumps(module.source)} if module.source else {}
+def source_metadata(module: Module, known: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """The facts of the source model, as metadata of a weights file. known: what the file has of other modules.
+
+    A pass may add to the facts: those of a module `after` it stand under a name of their own where they differ."""
+    if not module.source:
+        return {}
+    text, first = json.dumps(module.source), known.get(SOURCE)
+    return {SOURCE: text} if first is None else {_source_key(module): text} if text != first else {}
 
 
-def read_source(metadata: Mapping[str, str]) -> dict[str, Any]:
+def read_source(metadata: Mapping[str, str], module: Module) -> dict[str, Any]:
     """The reverse of `source_metadata`; empty where there is nothing of that kind."""
     try:
-        facts = json.loads(metadata.get(SOURCE, "{}"))
+        facts = json.loads(metadata.get(_source_key(module)) or metadata.get(SOURCE, "{}"))
     except ValueError:
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def _source_key(module: Module) -> str:
+    return f"{SOURCE} after {module.after or module.level}"
 
 
 def field_key(key: str, field: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module, Weight
-from nomul.ir.weights_file import field_key
+from nomul.ir.weights_file import field_key, source_metadata
 
 ROOM = 1 << 16  # first bytes of the file for the list of tensors; doubled when it is full
 _DTYPES = {
@@ -27,9 +27,10 @@ class WeightsStore:
 
     Raises NomulError (NM340) where the file cannot be written."""
 
-    def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+        self._header: dict[str, object] = {}
+        self._sources: dict[str, str] = {}
         self._room, self._size = ROOM, 0
         self._keys: dict[int, tuple[ref[np.ndarray], str]] = {}  # by id of a version's first array, while it lives
         self._taken = {"__metadata__"}
@@ -43,7 +44,8 @@ class WeightsStore:
                 key = self._known(weight) or self._new(weight, new)
                 if key != weight.name:
                     keys[weight.name] = key
-        if new or not self.path.exists():
+        self._sources |= source_metadata(module, self._sources)
+        if new or self._header.get("__metadata__") != self._sources or not self.path.exists():
             self._append(new)
         return keys
 
@@ -69,7 +71,7 @@ class WeightsStore:
         try:
             if not self.path.exists():
                 self.path.write_bytes(self._head(self._header))
-            header = self._header | self._entries(arrays)
+            header = self._header | {"__metadata__": dict(self._sources)} | self._entries(arrays)
             while len(json.dumps(header)) > self._room:
                 self._make_room()
             with self.path.open("r+b") as file:

@@ -9,7 +9,6 @@ from pathlib import Path
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
 from nomul.ir.text import print_module
-from nomul.ir.weights_file import source_metadata
 from nomul.ir.weights_store import WeightsStore
 
 MANIFEST = ".nomul-dump"
@@ -47,7 +46,7 @@ class Dump:
         """`STEM.nir`, which compiles again: new weights go into the weights file. Raises NomulError (NM340)."""
         if self._weights is None:
             self._list(WEIGHTS)
-            self._weights = WeightsStore(self.folder / WEIGHTS, source_metadata(module))
+            self._weights = WeightsStore(self.folder / WEIGHTS)
         self.write(f"{stem}.nir", print_module(module, self._weights.add(module)))
 
     def _list(self, name: str) -> None:

@@ -1,11 +1,13 @@
 """Puts tests/ on the import path (pytest does that for the folder of a conftest): shared helpers are modules here.
 
-Also collects filetests (`tests/filetests/**/*.nir`) and gives pytest the option `--bless`.
+Also collects filetests (`tests/filetests/**/*.nir`), gives pytest the option `--bless`, and has the text form of every
+module that a pass changes, in any test, read back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,14 @@ import pytest
 pytest.register_assert_rewrite("filetest", "cases")
 
 from filetest import FileTest  # noqa: E402
+
+from nomul.ir.graph import Module  # noqa: E402
+from nomul.ir.parser import parse_module  # noqa: E402
+from nomul.ir.text import print_module  # noqa: E402
+from nomul.passes.base import Pass  # noqa: E402
+from nomul.passes.runner import PassRunner  # noqa: E402
+
+QUICK = 40_000  # letters of text that are read back in a test that is not slow
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,6 +33,21 @@ def pytest_collect_file(parent: pytest.Collector, file_path: Path) -> pytest.Col
     if file_path.suffix == ".nir" and "filetests" in file_path.parts:
         return NirFile.from_parent(parent, path=file_path)
     return None
+
+
+@pytest.fixture(autouse=True)
+def texts_read_back(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """print -> parse -> print is the identity on what every pass leaves; slow tests look at large modules, too."""
+    apply, limit = PassRunner.apply, inf if request.node.get_closest_marker("slow") else QUICK
+
+    def checked(self: PassRunner, module: Module, item: Pass, phase: str = "opt", label: str = "") -> Module:
+        result = apply(self, module, item, phase, label)
+        if self.records[-1].changed:
+            text = print_module(result)
+            assert len(text) > limit or print_module(parse_module(text)) == text, f"after {item.name}:\n{text}"
+        return result
+
+    monkeypatch.setattr(PassRunner, "apply", checked)
 
 
 class NirFile(pytest.File):

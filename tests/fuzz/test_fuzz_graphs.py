@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from fuzz.graphs import Drawn, modules
 from fuzz.recipes import recipes
 from hypothesis import HealthCheck, given, settings
@@ -30,12 +31,23 @@ def test_every_op_can_be_drawn() -> None:
     assert [name for name in known if name not in all_ops()] == []
 
 
-@FUZZ
-@given(modules())
-def test_text_form(drawn: Drawn) -> None:
+def read_back(drawn: Drawn) -> None:
     verify(drawn.module)
     text = print_module(drawn.module)
     assert print_module(parse_module(text)) == text
+
+
+@settings(FUZZ, max_examples=200)
+@given(modules())
+def test_text_form(drawn: Drawn) -> None:
+    read_back(drawn)
+
+
+@pytest.mark.slow
+@settings(FUZZ, max_examples=10_000)
+@given(modules())
+def test_text_form_of_many(drawn: Drawn) -> None:
+    read_back(drawn)
 
 
 @FUZZ

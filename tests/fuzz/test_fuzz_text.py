@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzz.text_promises import hold
 
 from nomul.ir.docs import EXAMPLE
 from nomul.ir.encodings import get_encoding
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module, Weight
 from nomul.ir.parser import parse_module
-from nomul.ir.text import print_module
 from nomul.ir.types import Tensor
 from nomul.ir.verifier import verify
 from nomul.ir.weights_file import load_weights, save_weights
@@ -88,13 +88,8 @@ def test_mutated_text() -> None:
     for round_number in range(2000):
         text = mutate(SEEDS[round_number % len(SEEDS)], source)
         start = time.perf_counter()
-        try:
-            module = parse_module(text)
-            assert print_module(parse_module(print_module(module))) == print_module(module)
-            outcomes["module"] += 1
-        except NomulError as error:
-            assert str(error)
-            outcomes.update({problem.code for problem in error.problems})
+        found = hold(text)
+        outcomes.update({p.code for p in found.problems} if isinstance(found, NomulError) else ["module"])
         slowest = max(slowest, time.perf_counter() - start)
     assert slowest < 2.0
     assert outcomes["module"] > 50  # harmless changes are read

@@ -130,6 +130,15 @@ def test_lines_in_messages_are_harmless() -> None:
     assert "\x1b" not in str(caught.value).split("\n", 1)[1] and len(str(caught.value)) < 2000
 
 
+def test_a_caret_stands_inside_what_is_shown() -> None:
+    for line in ("weight @w : f32[2] \x1c", f"weight @{'w' * 700} : f32[2,, 3]", "dim S in [1, 2] " + "x" * 700):
+        with pytest.raises(NomulError) as caught:
+            parse_module(f"nomul.ir 1\n{line}\n")
+        (problem,) = caught.value.problems
+        assert problem.text is not None and problem.column is not None and len(problem.text) <= 406
+        assert problem.text[problem.column] == (" " if "\x1c" in line else "," if "," in line else "x")
+
+
 @pytest.mark.parametrize("text", ["", "\n", "; nothing\n"])
 def test_empty_files(text: str) -> None:
     with pytest.raises(NomulError, match="the file is empty"):
