@@ -23,7 +23,7 @@ setup(
     packages=[name for folder, package in STAGES.items() for name in stage_packages(folder, package)],
     package_dir={package: folder for folder, package in STAGES.items()},
     package_data={
-        "nomul": ["py.typed", "explain/*.md", "recipes/*.toml"],
+        "nomul": ["py.typed", "explain/*.md", "recipes/*.toml", "view/page/*"],
         "nomul.ir": ["*.lark"],
         "nomul.runtime": ["*.c", "*.h"],
         "nomul.runtime.runner": ["*.c", "*.h"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nomul.backends.artifact import is_library, write_artifact
 from nomul.backends.build import build_plan
@@ -25,7 +27,7 @@ from nomul.passes.plan_memory import PlanMemory
 from nomul.passes.runner import PassRunner, Phase, place_behind
 from nomul.phases import phases
 from nomul.record import record
-from nomul.report import describe
+from nomul.report import FACTS, describe
 
 PASSES_SHARE = 0.4  # of the whole work, for the progress report
 
@@ -38,9 +40,15 @@ class Compiled:
     selection: Selection
     plan: Plan
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the artifact says of itself."""
+        return describe(self.module, self.selection, self.plan)
+
 
 def optimise(module: Module, options: Options) -> Module:
     """The module after the phases on tensors, or after `options.until`. Raises NomulError."""
+    _refuse_late_recipe(module, options)
     return pass_runner(options).run(module, tensor_phases(options), options.until)
 
 
@@ -48,9 +56,8 @@ def build(module: Module, options: Options) -> Path:
     """Compile a module to `options.output` (a library, or a folder for the bundle). Raises NomulError."""
     assert options.output is not None
     compiled = lower_to_plan(module, options)
-    _refuse_late_recipe(module, options)
     options.progress("link", 0.9)
-    facts = describe(compiled.module, compiled.selection, compiled.plan)
+    facts = compiled.facts
     recording = None
     if not is_library(options.output):
         recording = record(module, compiled.module if options.recipe else module)
@@ -60,7 +67,7 @@ def build(module: Module, options: Options) -> Path:
         triple=compiled.selection.levels[0].zig,
         weights=options.weights,
         facts=facts,
-        model_json=facts,
+        model_json={name: fact for name, fact in facts.items() if name != "ir"},
         recording=recording,
     )
     options.progress("done", 1.0)
@@ -76,13 +83,25 @@ def lower_to_plan(module: Module, options: Options) -> Compiled:
     module, selection = schedule(module, options, find_targets(options.targets), runner)
     dump = runner.dump
     plan = build_plan(module, selection, options.name, show=_show_code(dump) if dump else None)
+    compiled = Compiled(module, selection, plan)
     if dump:
         dump.write("model.c", emit_driver(plan))
-    return Compiled(module, selection, plan)
+        dump.write(FACTS, json.dumps(compiled.facts | {"name": options.name}, indent=1))
+    return compiled
 
 
 def _show_code(dump: Dump) -> Show:
     return lambda symbol, kind, text: dump.write(f"kernels/{symbol}.{kind}", text)
+
+
+def _refuse_late_recipe(module: Module, options: Options) -> None:
+    """Raises NomulError (NM019)."""
+    known = phases()
+    encoding = next(number for number, phase in enumerate(known) if phase.name == "encode")
+    behind = module.level == "exec" or place_behind(known, module.after).phase > encoding
+    if options.recipe.rules and behind:
+        message = "the module is behind the phase 'encode', so that a recipe comes too late"
+        raise NomulError("NM019", message, help="leave out the recipe, or compile an earlier file of the dump")
 
 
 def _refuse_portable(options: Options) -> None:
@@ -94,17 +113,8 @@ def _refuse_portable(options: Options) -> None:
 def schedule(
     module: Module, options: Options, levels: tuple[Target, ...], runner: PassRunner
 ) -> tuple[Module, Selection]:
-def _refuse_late_recipe(module: Module, options: Options) -> None:
-    """Raises NomulError (NM019)."""
-    known = phases()
-    encoding = next(number for number, phase in enumerate(known) if phase.name == "encode")
-    behind = module.level == "exec" or place_behind(known, module.after).phase > encoding
-    if options.recipe.rules and behind:
-        message = "the module is behind the phase 'encode', so that a recipe comes too late"
-        raise NomulError("NM019", message, help="leave out the recipe, or compile an earlier file of the dump")
-
-
     """The module at level "exec" with its slots, and its kernels. Raises NomulError."""
+    _refuse_late_recipe(module, options)
     module = to_calls(module) if module.level == "exec" else runner.run(module, tensor_phases(options, PASSES_SHARE))
     options.progress("select", PASSES_SHARE)
     module, selection = choose_kernels(module, levels, options)
@@ -114,7 +124,6 @@ def _refuse_late_recipe(module: Module, options: Options) -> None:
     module = runner.apply(module, PlanMemory(), "memory")
     options.progress("kernels", 0.5)
     return module, selection
-    _refuse_late_recipe(module, options)
 
 
 def choose_kernels(module: Module, levels: tuple[Target, ...], options: Options) -> tuple[Module, Selection]:
