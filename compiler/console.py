@@ -50,6 +50,14 @@ def size_text(count: float) -> str:
     return f"{count:.2f} GB"
 
 
+def count_text(count: int) -> str:
+    """`4096`, `12.3 M`."""
+    for limit, unit in ((10**9, "G"), (10**6, "M"), (10**4, "k")):
+        if count >= limit:
+            return f"{count / (1000 if unit == 'k' else limit):.1f} {unit}"
+    return str(count)
+
+
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Report]:
     """A progress report: a bar on a terminal, else one line per phase on standard error, nothing when quiet."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from nomul.arguments import add_dim_sizes
-from nomul.console import say, size_text, table
+from nomul.console import count_text, say, size_text, table
 
 HELP = "show ports, ops, weights, kernels and memory of an artifact or a model"
 SECTIONS = ("graph", "ops", "weights", "kernels", "memory")
@@ -18,7 +19,9 @@ MODEL_SUFFIXES = (".nir", ".onnx", ".pt2")
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="an artifact, or a .onnx, .pt2 or .nir file")
     parser.add_argument("--graph", action="store_true", help="the IR; of an artifact, with kernels and arena slots")
-    parser.add_argument("--ops", action="store_true", help="how often each op runs")
+    parser.add_argument(
+        "--ops", action="store_true", help="how often each op runs, and operations and energy of layers"
+    )
     parser.add_argument(
         "--weights", action="store_true", help="each weight with type, bytes and, of a model, its numbers"
     )
@@ -81,6 +84,35 @@ def _port(port: dict[str, Any]) -> tuple[str, str]:
 
 def _ops(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
     table("ops", ("runs", "op"), [(count, name) for name, count in facts["ops"].items()])
+    _costs(facts, arguments)
+
+
+def _costs(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """What layers ask for at the sizes of --dim."""
+    from nomul.energy import layer_costs
+    from nomul.ir.parser import parse_module
+    from nomul.sample import fact_dims, pick_dims
+
+    dims = pick_dims(fact_dims(facts), dict(arguments.dim))
+    costs = layer_costs(parse_module(facts["ir"]), dims)
+    if not costs:
+        return
+    rows = [
+        (
+            *(count_text(count) for count in astuple(cost.work)),
+            f"{cost.picojoules / 1e6:.2f}",
+            f"{cost.dense_picojoules / 1e6:.2f}",
+            cost.encoding,
+            cost.act,
+            cost.loc or cost.op,
+        )
+        for cost in costs
+    ]
+    sizes = " ".join(f"{name}={size}" for name, size in dims.items())
+    columns = ("multiply", "add", "shift", "look up", "scale", "uJ", "uJ in f32", "weights", "inputs", "layer")
+    table(f"operations of layers{', ' + sizes if sizes else ''}", columns, rows)
+    spent, dense = (sum(each) / 1e6 for each in zip(*((c.picojoules, c.dense_picojoules) for c in costs), strict=True))
+    say(f"energy of these operations, 45 nm, without look-ups and memory: {spent:.2f} uJ; in f32 {dense:.2f} uJ")
 
 
 def _weights(facts: dict[str, Any], arguments: argparse.Namespace) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_type_hints
 
 import numpy as np
 
+from nomul.ir.encodings.work import Work, dense_work
+
 if TYPE_CHECKING:
     from nomul.ir.encodings.terms import IntegerTerm
 
@@ -49,6 +51,10 @@ class Encoding:
     def integer_terms(self, packed: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> tuple[IntegerTerm, ...] | None:
         """The weights as a sum of integer matrices times scales, or None where the format has no such form."""
         return None
+
+    def work(self, shape: tuple[int, ...]) -> Work:
+        """The arithmetic of a product with weights of this shape, for one row of inputs."""
+        return dense_work(shape)
 
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         """Stored bits, scales and all other fields included, divided by the number of weights."""

@@ -12,6 +12,7 @@ from nomul.ir.encodings.bits import pack_bits, packed_size, unpack_bits
 from nomul.ir.encodings.grouped import Grouped, field_part, times
 from nomul.ir.encodings.low_bit import Parts, check_codes, one_of
 from nomul.ir.encodings.terms import IntegerTerm
+from nomul.ir.encodings.work import Work
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,15 @@ class Bitplane(Grouped):
         ones = IntegerTerm(np.ones(parts["bits"].shape[1:], np.int8), parts["offset"])
         planes = zip(parts["bits"].astype(np.int8), parts["scale"], strict=True)
         return (ones, *(IntegerTerm(bits, scale) for bits, scale in planes))
+
+    def work(self, shape: tuple[int, ...]) -> Work:
+        """Tables of the sums of four inputs (11 additions each, for all rows), a look-up in them for four weights of a
+        plane; and the sum of the inputs, for the offset."""
+        rows, columns, groups = self.sizes(shape)
+        fours = -(-columns // 4)
+        lookups = self.bits * rows * fours
+        additions = lookups + 11 * fours + columns
+        return Work(additions=additions, lookups=lookups, scalings=(self.bits + 1) * rows * groups)
 
 
 def _ends(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

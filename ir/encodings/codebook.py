@@ -13,6 +13,7 @@ from nomul.ir.encodings.grouped import Grouped, divided, field_part, times
 from nomul.ir.encodings.low_bit import Parts, check_codes, one_of
 from nomul.ir.encodings.palettes import FIXED, STORED, as_integers, palette
 from nomul.ir.encodings.terms import IntegerTerm
+from nomul.ir.encodings.work import Work, dense_work
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,10 @@ class Codebook(Grouped):
     def integer_terms(self, packed: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> tuple[IntegerTerm, ...]:
         parts = self.parts(packed, shape)
         return (IntegerTerm(parts["palette"].astype(np.int8)[parts["codes"]], parts["scale"]),)
+
+    def work(self, shape: tuple[int, ...]) -> Work:
+        rows, columns, groups = self.sizes(shape)
+        return dense_work(shape) + Work(lookups=rows * columns, scalings=rows * groups)
 
     def _table(self, packed: Mapping[str, np.ndarray]) -> np.ndarray:
         return palette(self.grid, self.entries) if self.grid in FIXED else field_part(packed, "palette")

@@ -13,6 +13,7 @@ from nomul.ir.encodings.bits import pack_bits, packed_size, unpack_bits
 from nomul.ir.encodings.grouped import Grouped, divided, field_part, times
 from nomul.ir.encodings.low_bit import Parts, check_codes, one_of
 from nomul.ir.encodings.terms import IntegerTerm
+from nomul.ir.encodings.work import Work, dense_work
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ class _Integer(Grouped):
     def integer_terms(self, packed: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> tuple[IntegerTerm, ...]:
         parts = self.parts(packed, shape)
         return (IntegerTerm(self._differences(parts), parts["scale"]),)
+
+    def work(self, shape: tuple[int, ...]) -> Work:
+        rows, _, groups = self.sizes(shape)
+        return dense_work(shape) + Work(scalings=rows * groups)
 
     def _differences(self, parts: Parts) -> np.ndarray:
         if not self.zero:

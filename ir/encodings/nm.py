@@ -16,6 +16,7 @@ from nomul.ir.encodings.grouped import Grouped
 from nomul.ir.encodings.half import SixteenBit
 from nomul.ir.encodings.low_bit import LowBit, Parts, matrix_size
 from nomul.ir.encodings.terms import IntegerTerm
+from nomul.ir.encodings.work import Work, dense_work
 
 MOST = 16
 _PLAIN = "values"
@@ -126,6 +127,12 @@ class Nm(LowBit):
             return None
         kept = self.parts(packed, shape)["kept"]
         return tuple(IntegerTerm(self._scattered(kept, term.codes), term.scale) for term in terms)
+
+    def work(self, shape: tuple[int, ...]) -> Work:
+        """A look-up of the places for each pattern, and what the kept weights ask for."""
+        rows, kept = compact = self.compact_shape(shape)
+        inner = self.value.work(compact) if self.value else dense_work(compact)
+        return inner + Work(lookups=rows * (kept // self.n))
 
     def _by_block(self, kept: np.ndarray) -> np.ndarray:
         return kept.reshape(len(kept), -1, self.n)

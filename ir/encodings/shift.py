@@ -15,6 +15,7 @@ from nomul.ir.encodings.bits import pack_bits, packed_size, unpack_bits
 from nomul.ir.encodings.grouped import Grouped, divided, field_part, times
 from nomul.ir.encodings.low_bit import Parts, check_codes, one_of
 from nomul.ir.encodings.terms import IntegerTerm
+from nomul.ir.encodings.work import Work
 
 
 class Form(NamedTuple):
@@ -115,6 +116,11 @@ class Shift(Grouped):
         """The sums in units of the least power of two (2^-6, 2^-14, 2^-5)."""
         parts = self.parts(packed, shape)
         return (IntegerTerm(self._integers(parts), self._unit(parts)),)
+
+    def work(self, shape: tuple[int, ...]) -> Work:
+        rows, columns, groups = self.sizes(shape)
+        terms = self.terms * rows * columns
+        return Work(additions=terms, shifts=terms, scalings=rows * groups)
 
     def _choices(self, term: int) -> tuple[int, ...]:
         return self.form.exponents[term if self.pack_ == "sp2" else 0]

@@ -14,6 +14,7 @@ from nomul.ir.encodings.grouped import Grouped
 from nomul.ir.encodings.integer import Int4
 from nomul.ir.encodings.low_bit import LowBit, Parts, check_codes, matrix_size, one_of
 from nomul.ir.encodings.terms import IntegerTerm
+from nomul.ir.encodings.work import Work
 
 _VALUE, _REST = "value_", "rest_"
 _FOUR_BITS, _BINARY = Int4(), Bitplane(bits=1)
@@ -142,6 +143,12 @@ class Split(LowBit):
         if None in found.values():
             return None
         return tuple(replace(term, columns=columns[p]) for p, terms in found.items() for term in terms or ())
+
+    def work(self, shape: tuple[int, ...]) -> Work:
+        """That of both sides; scales of columns are multiplied into the inputs."""
+        shapes = self.side_shapes(shape)
+        value, rest = (side.work(shapes[prefix]) for prefix, side in self.sides.items())
+        return value + rest + Work(multiplies=shapes[_REST][1] if self.columns else 0)
 
     @property
     def _column_encoding(self) -> Grouped:

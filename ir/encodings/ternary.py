@@ -16,6 +16,7 @@ from nomul.ir.encodings.grouped import Grouped, divided, field_part, times
 from nomul.ir.encodings.low_bit import Parts, check_codes, one_of
 from nomul.ir.encodings.sweep import swept_scale
 from nomul.ir.encodings.terms import IntegerTerm
+from nomul.ir.encodings.work import Work
 
 _POWERS = 3 ** np.arange(5)
 
@@ -136,6 +137,16 @@ class Ternary(Grouped):
         parts = self.parts(packed, shape)
         matrices = [_tied_codes(parts["trits"])] if self.tied else parts["trits"]
         return tuple(IntegerTerm(codes, scale) for codes, scale in zip(matrices, parts["scale"], strict=True))
+
+    def work(self, shape: tuple[int, ...]) -> Work:
+        """Tied planes are summed by group before their common scale: three times one is a shift and an addition."""
+        rows, columns, groups = self.sizes(shape)
+        kept = columns * 3 // 4 if self.pack_ == "3of4" else columns
+        planes = Work(additions=self.planes * rows * kept)
+        if self.tied:
+            joined = (self.planes - 1) * rows * groups
+            return planes + Work(additions=2 * joined, shifts=joined, scalings=rows * groups)
+        return planes + Work(scalings=self.planes * rows * groups)
 
     def _bytes(self, columns: int) -> int:
         if self.pack_ == "base3":

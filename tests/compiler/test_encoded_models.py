@@ -124,6 +124,8 @@ def test_weights_shrink_as_the_bits_say(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("name", ["minilm", "ocr"])
 def test_real_models(name: str, recipe: str, tmp_path: Path) -> None:
+    """Kernels and interpreter differ by less than both do from the model: one activation that is rounded to the other
+    neighbour can change all that follow (so does a change of a weight by 1e-7, in the interpreter alone)."""
     try:
         path = minilm_l3() if name == "minilm" else ocr_model(OCR_MODELS[2])
     except PackageMissing as missing:
@@ -135,6 +137,7 @@ def test_real_models(name: str, recipe: str, tmp_path: Path) -> None:
         inputs = [generator.standard_normal((1, 3, 48, 192)).astype(np.float32)]
     module = nomul.lower(path, recipe=recipe)
     expected = interpreter.run(module, *inputs)
+    plain = interpreter.run(nomul.lower(path), *inputs)
     for artifact in compiled(module, tmp_path):
-        for got, right in zip(artifact(*inputs), expected, strict=True):
-            close(got, right, 2e-2)
+        for got, right, float_ in zip(artifact(*inputs), expected, plain, strict=True):
+            close(got, right, 1e-3 + np.linalg.norm(right - float_) / np.linalg.norm(float_))
