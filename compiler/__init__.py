@@ -4,8 +4,9 @@
 compiling, and `nomul.RuntimeFault` while loading and running.
 """
 
+from nomul import qat
 from nomul.api import Artifact, build, compile, load, lower
 from nomul.ir.errors import NomulError
 from nomul.runtime.errors import RuntimeFault
 
-__all__ = ["Artifact", "NomulError", "RuntimeFault", "build", "compile", "load", "lower"]
+__all__ = ["Artifact", "NomulError", "RuntimeFault", "build", "compile", "load", "lower", "qat"]

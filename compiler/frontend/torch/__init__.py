@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nomul.frontend.common import DimRequest
+from nomul.frontend.qat.imported import store_trained
+from nomul.frontend.qat.prepare import is_prepared, taken_apart
 from nomul.frontend.torch.dynamic import Dynamic
 from nomul.frontend.torch.importer import Importer
 from nomul.frontend.torch.program import decompose, load_or_export
@@ -30,15 +32,20 @@ def import_torch(
     arguments left out are static. dims: {"S": (1, 512)} gives the range of a name (default 1 to 4096), {"B": 1} a size.
     For a saved program, dynamic_shapes only names the axes that are dynamic already.
 
-    The model is exported in evaluation mode. Raises NomulError with every problem of the model at once: operators
+    The model is exported in evaluation mode; one that `nomul.qat.prepare` has seen keeps its trained encodings.
+    Raises NomulError with every problem of the model at once: operators
     without lowering (NM201), forms that are not supported (NM202), shapes that depend on data (NM203), dims that do
     not fit (NM206).
     """
+    if is_prepared(model):
+        model, trained = taken_apart(model)
+    else:
+        trained = {}
     args, kwargs = _arguments(example_inputs, example_kwargs)
     dynamic = Dynamic(dynamic_shapes, dims)
     program = load_or_export(model, args, kwargs, dynamic)
     program = decompose(program, trusted=not isinstance(model, str | os.PathLike))
-    return Importer(program, dynamic.symbols(program)).run()
+    return store_trained(Importer(program, dynamic.symbols(program)).run(), trained)
 
 
 def _arguments(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:

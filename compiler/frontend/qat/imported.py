@@ -1,0 +1,28 @@
+"""The import of a module that was trained with fake encodings: its weights are stored as they were trained."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+from nomul.frontend.common import NomulWarning
+from nomul.frontend.qat.prepare import Trained
+from nomul.ir.graph import Module, Weight
+from nomul.ir.types import Tensor
+from nomul.passes.encode import exchange
+from nomul.passes.layers import refusal
+
+
+def store_trained(module: Module, trained: Mapping[str, Trained]) -> Module:
+    """Put the trained fields into the place of the dense weights of the same names."""
+    for name, given in trained.items():
+        weight = module.weights.get(name)
+        reason = "the graph does not have it" if weight is None else refusal(weight)
+        if weight is None or reason:
+            warnings.warn(f"@{name} stays f32, not {given.encoding}: {reason}", NomulWarning, stacklevel=4)
+            continue
+        for node, _ in weight.users:
+            node.attrs["act"] = given.act
+        twin = Weight(name, Tensor(weight.dtype, weight.shape, given.encoding), given.fields)
+        exchange(module, weight, twin)
+    return module

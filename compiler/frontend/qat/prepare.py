@@ -1,0 +1,109 @@
+"""Puts fake encodings into a torch module by a recipe, and takes a trained module apart again for the importer."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.utils import parametrize
+
+from nomul.frontend.common import value_name
+from nomul.frontend.qat.fake import Fake, fake_of
+from nomul.frontend.qat.inputs import EightBitInput
+from nomul.frontend.qat.schedule import Schedule
+from nomul.ir.encodings import Encoding
+from nomul.ir.errors import NomulError
+from nomul.passes.choice import Recipe, unmatched
+from nomul.passes.fallback import fitting
+from nomul.passes.fit import Fields
+
+WEIGHT = "weight"
+_HOOKS = (Schedule, EightBitInput)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a layer stores: the encoding and its fields, and the activations' type."""
+
+    encoding: Encoding
+    fields: Fields
+    act: str
+
+
+def prepare_module(module: torch.nn.Module, recipe: Recipe, steps: int) -> torch.nn.Module:
+    """See `nomul.qat.prepare`."""
+    if is_prepared(module):
+        raise NomulError("NM009", "the module is prepared already", help="load the float module again")
+    if recipe.needs_calibration:
+        raise NomulError("NM009", 'act = "i8-static" cannot be trained', help='act = "i8" has a scale for each row')
+    layers = dict(_layers(module))
+    names = [name for path in layers for name in (value_name(f"{path}.{WEIGHT}"), path)]
+    problems = unmatched(recipe.rules, names)
+    if problems:
+        raise NomulError.many(problems)
+    schedule = Schedule(steps)
+    linear = [path for path, layer in layers.items() if isinstance(layer, torch.nn.Linear)]
+    for path, layer in layers.items():
+        is_head = len(layers) > 1 and [path] == linear[-1:]
+        roles = [*(["head"] if is_head else []), "linear" if path in linear else "conv"]
+        rule = recipe.rule_of([value_name(f"{path}.{WEIGHT}"), path], roles)
+        encoding = fitting(rule.encoding, tuple(layer.weight.shape))[0] if rule and rule.encoding else None
+        if rule is None or encoding is None:
+            continue
+        parametrize.register_parametrization(layer, WEIGHT, fake_of(encoding, schedule))
+        if rule.act == EightBitInput.act:
+            layer.register_forward_pre_hook(EightBitInput())
+    module.register_forward_pre_hook(schedule)
+    return module
+
+
+def _layers(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    """Linear layers and convolutions without groups whose weights nobody else uses, and no other parametrization."""
+    uses = Counter(id(p) for sub in module.modules() for p in sub.parameters(recurse=False))
+    for path, sub in module.named_modules():
+        is_layer = isinstance(sub, torch.nn.Linear) or (isinstance(sub, torch.nn.Conv2d) and sub.groups == 1)
+        if is_layer and not parametrize.is_parametrized(sub) and uses[id(sub.weight)] == 1:
+            yield path, sub
+
+
+def is_prepared(module: Any) -> bool:
+    """Whether `prepare_module` has seen it."""
+    return isinstance(module, torch.nn.Module) and any(_fake(sub) for sub in module.modules())
+
+
+def _fake(layer: torch.nn.Module) -> Fake | None:
+    if not parametrize.is_parametrized(layer, WEIGHT):
+        return None
+    first = layer.parametrizations[WEIGHT][0]  # type: ignore[index]
+    return first if isinstance(first, Fake) else None
+
+
+def taken_apart(module: torch.nn.Module) -> tuple[torch.nn.Module, dict[str, Trained]]:
+    """A plain copy in evaluation mode that computes with the stored weights, and by weight name what they are."""
+    plain, trained = copy.deepcopy(module).eval(), {}
+    for path, layer in plain.named_modules():
+        fake = _fake(layer)
+        if fake is not None:
+            held = layer.parametrizations[WEIGHT]  # type: ignore[index]
+            several = () if held.is_tensor else range(held.ntensors)
+            fields = fake.packed(*([getattr(held, f"original{number}") for number in several] or [held.original]))
+            act = next((h.act for h in layer._forward_pre_hooks.values() if isinstance(h, EightBitInput)), "f32")
+            trained[value_name(f"{path}.{WEIGHT}")] = Trained(fake.encoding, fields, act)
+            _make_plain(layer)
+        for key in [key for key, hook in layer._forward_pre_hooks.items() if isinstance(hook, _HOOKS)]:
+            del layer._forward_pre_hooks[key]
+    return plain, trained
+
+
+def _make_plain(layer: torch.nn.Module) -> None:
+    """Back to the layer's own class, with the weights that it computed.
+
+    `parametrize.remove_parametrizations` would change the class, which the layer shares with the one it is a copy of."""
+    stored = layer.weight.detach().clone()  # type: ignore[operator]
+    del layer.parametrizations
+    layer.__class__ = type(layer).__bases__[0]
+    layer.weight = torch.nn.Parameter(stored)

@@ -1,0 +1,195 @@
+"""Training with fake encodings: forward is what is stored, gradients arrive, the compiled model is the trained one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import nomul
+from nomul.api import lower
+from nomul.frontend.common import NomulWarning
+from nomul.ir import interpreter
+from nomul.ir.errors import NomulError
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+from nomul.frontend.qat.fakes.nm import DECAY  # noqa: E402 - needs torch
+from nomul.frontend.qat.schedule import Schedule  # noqa: E402
+
+ENCODINGS = (
+    "int4<group=16>",
+    "ternary<group=32>",
+    "ternary<planes=2, group=32>",
+    "ternary<group=32, pack=3of4>",
+    "shift<group=32>",
+    "shift<group=32, pack=5bit>",
+    "shift<terms=2, group=32>",
+    "nm<n=2, m=4>",
+    "nm<n=2, m=4, value=int8>",
+    "bitplane<bits=3, group=32>",
+    "codebook<grid=nf4, group=32>",
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+def net() -> torch.nn.Module:
+    """Convolution, linear, linear; input [B, 4, 8, 8], output [B, 8]."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(4, 8, 4, stride=4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(32, 64),
+        torch.nn.GELU(), torch.nn.Linear(64, 8),
+    )  # fmt: skip
+
+
+def train(module: torch.nn.Module, steps: int = 30, seed: int = 1) -> list[float]:
+    """Losses of fitting random labels."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(32, 4, 8, 8, generator=generator)
+    y = torch.randint(0, 8, (32,), generator=generator)
+    optimiser = torch.optim.Adam(module.parameters(), 0.02)
+    losses = []
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss = torch.nn.functional.cross_entropy(module(x), y)
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses
+
+
+def close(given: np.ndarray, module: torch.nn.Module, x: torch.Tensor) -> None:
+    with torch.no_grad():
+        expected = module.eval()(x).numpy()
+    np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_training_helps_and_the_import_is_the_trained_module(encoding: str) -> None:
+    module = nomul.qat.prepare(net(), {"*": encoding}, steps=30)
+    losses = train(module.train())
+    assert losses[-1] < 0.7 * losses[0]
+    x = torch.randn(5, 4, 8, 8)
+    stored = lower(module, (x,), until="encode")
+    found = {w.name: str(w.type.encoding) for w in stored.weights.values() if w.type.encoding is not None}
+    assert set(found) == {"0.weight", "3.weight", "5.weight"}
+    for path in ("0", "3", "5"):
+        trained = module.eval().get_submodule(path).weight.detach().numpy()
+        np.testing.assert_array_equal(stored.weights[f"{path}.weight"].array().reshape(trained.shape), trained)
+    close(interpreter.run(stored, x.numpy())[0], module, x)
+
+
+def test_the_artifact_is_the_trained_module() -> None:
+    module = nomul.qat.prepare(net(), {"*": "ternary<group=32>"})
+    train(module.train(), 5)
+    x = torch.randn(5, 4, 8, 8)
+    close(nomul.compile(module, (x,))(x.numpy())[0], module, x)
+    assert type(module).__name__ == "Sequential" and module[3].parametrizations  # it can be trained further
+
+
+def test_eight_bit_activations_are_those_of_the_definition() -> None:
+    module = nomul.qat.prepare(net(), "ternary2").eval()
+    x = torch.randn(5, 4, 8, 8)
+    stored = lower(module, (x,), until="encode")
+    assert {node.attrs["act"] for node in stored.main.nodes if "act" in node.attrs} == {"i8"}
+    close(interpreter.run(stored, x.numpy())[0], module, x)
+
+
+def test_roles_and_fallbacks() -> None:
+    module = nomul.qat.prepare(net(), "ternary2")
+    encodings = [str(module[at].parametrizations.weight[0].encoding) for at in (0, 3, 5)]
+    assert encodings == ["ternary<planes=2, group=64>", "ternary<planes=2, group=32>", "int8"]  # 128 does not fit; head
+
+
+def test_ternary_weights_have_a_residual_that_fades() -> None:
+    schedule = Schedule(100)
+    seen = []
+    module = torch.nn.Identity().train()
+    for _ in range(100):
+        schedule(module, ())
+        seen.append(schedule.residual)
+    assert seen[9] == pytest.approx(1) and seen[-1] == 0
+    assert seen[:10] == sorted(seen[:10]) and seen[9:] == sorted(seen[9:], reverse=True)
+    layer = nomul.qat.prepare(torch.nn.Sequential(torch.nn.Linear(8, 4)), {"*": "ternary"}, steps=100)
+    x = torch.ones(1, 8)
+    first = layer.train()(x)
+    assert not torch.equal(first, layer.eval()(x))
+    assert len(layer[0].weight.unique()) <= 3 * 4
+
+
+def test_weights_that_are_not_kept_decay() -> None:
+    layer = nomul.qat.prepare(torch.nn.Sequential(torch.nn.Linear(8, 4)), {"*": "nm<n=2, m=4>"})
+    latent = layer[0].parametrizations.weight.original
+    (layer(torch.zeros(1, 8)).sum() * 0).backward()
+    kept = layer[0].weight != 0
+    assert torch.equal(latent.grad[kept], torch.zeros(16))
+    torch.testing.assert_close(latent.grad[~kept], DECAY * latent.detach()[~kept])
+
+
+def test_shifts_train_exponents_and_signs() -> None:
+    layer = nomul.qat.prepare(torch.nn.Sequential(torch.nn.Linear(4, 1, bias=False)), {"*": "shift"})
+    held = layer[0].parametrizations.weight
+    scale = float(held[0].scale)
+    layer(torch.tensor([[1.0, 0, 0, 0]])).backward()
+    exponent, sign = held.original0.detach()[0, 0], held.original1.detach()[0, 0]
+    assert float(held.original1.grad[0, 0]) == pytest.approx(scale)
+    slope = float(sign) * 2.0 ** round(float(exponent)) * np.log(2) * scale
+    assert held.original0.grad[0, 0].item() == pytest.approx(slope, rel=1e-4)
+
+
+def test_scales_of_bit_planes_are_trained() -> None:
+    layer = nomul.qat.prepare(torch.nn.Sequential(torch.nn.Linear(8, 2, bias=False)), {"*": "bitplane<bits=2>"})
+    held = layer[0].parametrizations.weight
+    layer(torch.ones(1, 8)).sum().backward()
+    bits = held[0].encoding.parts(held[0].packed(held.original0, held.original1, held.original2), (2, 8))["bits"]
+    np.testing.assert_allclose(held.original1.grad[..., 0], bits.sum(-1))
+    np.testing.assert_allclose(held.original2.grad[..., 0], [8, 8])
+
+
+def test_tied_weights_and_grouped_convolutions_stay() -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = torch.nn.Embedding(16, 8), torch.nn.Linear(8, 16, bias=False)
+            self.head.weight = self.table.weight
+            self.middle = torch.nn.Linear(8, 8)
+
+    module = nomul.qat.prepare(Tied(), {"*": "int8"})
+    assert not hasattr(module.head, "parametrizations") and hasattr(module.middle, "parametrizations")
+    grouped = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, groups=4), torch.nn.Linear(2, 2))
+    assert not hasattr(nomul.qat.prepare(grouped, {"*": "int8"})[0], "parametrizations")
+
+
+def test_what_cannot_be_prepared() -> None:
+    with pytest.raises(NomulError, match="NM458"):
+        nomul.qat.prepare(net(), {"absent*": "int8"})
+    with pytest.raises(NomulError, match="prepared already"):
+        nomul.qat.prepare(nomul.qat.prepare(net(), {"*": "int8"}), {"*": "int8"})
+
+
+def test_a_weight_that_the_graph_changed_stays_and_is_named() -> None:
+    class Halved(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x) + self.inner.weight.sum()
+
+    module, x = nomul.qat.prepare(Halved(), {"*": "ternary"}).eval(), torch.randn(2, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NomulWarning)
+        with pytest.raises(NomulWarning, match=r"inner.weight stays f32"):
+            lower(module, (x,), until="encode")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        close(interpreter.run(lower(module, (x,), until="encode"), x.numpy())[0], module, x)
