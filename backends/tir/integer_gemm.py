@@ -1,5 +1,5 @@
-"""Products of eight-bit rows with unpacked integer weights: dot products of runs, which LLVM turns into the machine's
-multiply-adds of pairs or fours (vpmaddwd, sdot)."""
+"""Products of eight-bit rows with unpacked integer weights: dot products of runs, of which LLVM makes vectors (with
+dotprod sdot)."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from nomul.ir.graph import Module
 from nomul.ir.op import Kind
 from nomul.ir.parser import parse_module
 from nomul.recipe import built_in
+from tests.portable_c_harness import build_library, run_library
 
 EXAMPLES = str(Path(__file__).parents[2] / "examples")
 sys.path.insert(0, EXAMPLES)  # for this import only, as the names of examples are not ours alone
@@ -96,6 +97,16 @@ def test_recipes(recipe: str, tmp_path: Path) -> None:
         close(artifact(image)[0], expected, 2e-3)
     # dense panels are padded to 32 columns
     assert artifact.facts["weights_bytes"] <= promised_bytes(module) + 4096
+
+
+def test_portable_c(tmp_path: Path) -> None:
+    module = nomul.lower(network(), recipe="mixed")
+    image = np.random.default_rng(1).standard_normal((2, 3, 17, 13)).astype(np.float32)
+    (expected,) = interpreter.run(module, image)
+    nomul.build(module, output=tmp_path / "c", target="c", emit="c", name="model")
+    got = np.zeros_like(expected)
+    run_library(build_library(tmp_path / "c", "-O1"), [image], [got])
+    close(got, expected, 2e-3)
 
 
 def test_layers_share_a_quantised_input() -> None:
