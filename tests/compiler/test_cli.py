@@ -42,7 +42,7 @@ def double(tmp_path: Path) -> Path:
 
 
 def test_every_command_has_help_and_a_module_docstring(capsys: pytest.CaptureFixture[str]) -> None:
-    expected = {"bench", "compile", "explain", "fmt", "list", "opt", "reduce", "run", "show", "verify", "why"}
+    expected = {"bench", "compile", "explain", "fmt", "list", "opt", "reduce", "run", "show", "verify", "view", "why"}
     assert set(all_commands()) >= expected
     for name in expected:
         with pytest.raises(SystemExit) as stop:

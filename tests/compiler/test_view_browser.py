@@ -113,7 +113,7 @@ def test_two_passes_are_compared_in_drawings_and_text(browser: Browser, pages: P
     assert any(text.endswith("moved") and not text.endswith(" 0 moved") for text in browser.texts(".compare .chip"))
     assert browser.run("return document.querySelectorAll('.pane .s-touched, .pane .s-new').length") > 0
     browser.click(".text-diff .c-changed .line-link, .text-diff .c-new .line-link")
-    browser.wait("document.querySelector('.pane .box.selected')")
+    browser.wait("document.querySelector('.pane .box.selected') && document.querySelector('.text-diff tr.marked')")
 
 
 def test_tables_sort_and_filter(browser: Browser, pages: Path) -> None:

@@ -33,7 +33,7 @@ class Canvas {
   /** New places after something was opened. held: the key of a box that stays where it is on the screen. */
   refresh(held = null) {
     const before = held ? this.scene.byKey.get(held) : null;
-    this.scene = makeScene(this.graph, this.open);
+    this.scene = makeScene(this.graph, { open: this.open, notes: (item) => this.notes(item) });
     const after = held ? this.scene.byKey.get(held) : null;
     if (before && after) {
       this.view.x += (before.x - after.x) * this.view.scale;
@@ -49,7 +49,7 @@ class Canvas {
     const [width, height] = this.size();
     if (!width || !height) return;
     const scale = Math.min((width - 60) / (this.scene.width || 1), (height - 60) / (this.scene.height || 1), 1.1);
-    const readable = Math.max(scale, Math.min(0.55, (width - 60) / (this.scene.width || 1)), LEAST_SCALE);
+    const readable = Math.max(scale, Math.min(0.7, (width - 60) / (this.scene.width || 1)), LEAST_SCALE);
     this.view = { scale: readable, x: (width - this.scene.width * readable) / 2,
       y: Math.max(24, (height - this.scene.height * readable) / 2) };
     this.fitted = true;
@@ -136,6 +136,12 @@ class Canvas {
     return this.tallies.get(item);
   }
 
+  /** What stands on the right of a title: the measured time, and how many nodes below differ. */
+  notes(item) {
+    const tally = item.opens ? this.tally(item) : {}, time = item.ms === null ? [] : [["time", msText(item.ms)]];
+    return [...time, ...Object.keys(SIGNS).filter((s) => tally[s]).map((s) => [`count c-${s}`, `${SIGNS[s]}${tally[s]}`])];
+  }
+
   toggle(item) {
     if (this.open.has(item.key)) this.open.delete(item.key); else this.open.add(item.key);
     this.ontoggle(item.key);
@@ -218,20 +224,17 @@ function drawBox(box, canvas, detailed) {
   const group = svg("g", { class: classes.join(" "), "data-key": key, tabindex: 0, role: "button", "aria-label": label, ...state, ...at });
   group.append(svg("title", {}, item.node ? `${nodeText(item.node)}\n${item.node.loc}` : item.label), shape);
   if (!box.open) group.append(svg("rect", { class: "stripe", width: 4, height: height - 12, x: 6, y: 6, rx: 2 }));
-  if (detailed || box.open) group.append(...boxTexts(box, tally, detailed));
+  if (detailed || box.open) group.append(...boxTexts(box, canvas.notes(item), detailed));
   return group;
 }
 
-function boxTexts(box, tally, detailed) {
+function boxTexts(box, notes, detailed) {
   const { item, width } = box, [title, sub] = itemText(item);
   const texts = [svg("text", { class: "title", x: box.open ? 14 : 17, y: box.open ? 20 : 18 }, title)];
   if (!detailed) return texts;
   if (!box.open) texts.push(svg("text", { class: "sub", x: 17, y: 33 }, sub));
-  const right = width - (item.opens ? 26 : 10), notes = [];
-  if (item.ms !== null) notes.push(["time", msText(item.ms)]);
-  for (const [status, sign] of Object.entries(SIGNS)) if (tally[status] && item.opens) notes.push([`count c-${status}`, `${sign}${tally[status]}`]);
   if (notes.length) {
-    const line = svg("text", { class: "notes", x: right, y: box.open ? 20 : 18, "text-anchor": "end" });
+    const line = svg("text", { class: "notes", x: width - (item.opens ? 26 : 10), y: box.open ? 20 : 18, "text-anchor": "end" });
     notes.forEach(([kind, text], index) => line.append(svg("tspan", { class: kind, dx: index ? 6 : 0 }, text)));
     texts.push(line);
   }

@@ -75,6 +75,9 @@ function revealInPanes(value) {
     const node = canvas.graph.find(value);
     if (node) canvas.reveal(node);
   }
+  const rows = [...document.querySelectorAll(".text-diff tr")];
+  rows.forEach((row) => row.classList.toggle("marked", row.dataset.values?.split("\n").includes(value)));
+  rows.find((row) => row.classList.contains("marked"))?.scrollIntoView({ block: "nearest" });
 }
 
 /** Rows [node before, node after] in order: common nodes keep both orders, what differs stands between them. */
@@ -147,7 +150,8 @@ function diffRow([before, after], result) {
   const cell = (node, statuses) => {
     if (!node) return el("td", { class: "none" });
     const status = statuses.get(node) ?? "";
-    return el("td", { class: status ? `c-${status}` : "", title: node.loc }, el("button", { type: "button", class: "line-link", onclick: () => revealInPanes(node.results[0]) }, nodeText(node)));
+    return el("td", { class: status ? `c-${status}` : "", title: node.loc }, el("button", { type: "button", class: "line-link", onclick: () => go({ value: node.results[0], within: node.func }) }, nodeText(node)));
   };
-  return el("tr", {}, cell(before, result.before), cell(after, result.after));
+  const values = [before, after].flatMap((node) => node?.results ?? []).join("\n");
+  return el("tr", { "data-values": values }, cell(before, result.before), cell(after, result.after));
 }

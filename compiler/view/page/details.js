@@ -114,9 +114,18 @@ function kernelDetails(node, graph) {
     rejectedList(kernel));
 }
 
+/** Each refused kernel once for each reason, with the instruction-set levels that have it. */
 function rejectedList(kernel) {
   if (!kernel.rejected.length) return el("p", { class: "hint" }, "No kernel of higher rank was refused.");
-  return el("ul", { class: "refused", "aria-label": "Refused kernels" }, kernel.rejected.map(([name, reason]) => el("li", {}, el("code", {}, name), ` ${reason}`)));
+  const reasons = new Map();
+  for (const [name, text] of kernel.rejected) {
+    const level = D.levels.find((each) => text.startsWith(`${each}: `)), reason = level ? text.slice(level.length + 2) : text;
+    const key = `${name}\n${reason}`;
+    reasons.set(key, [...(reasons.get(key) ?? []), ...(level ? [level] : [])]);
+  }
+  const rows = [...reasons].map(([key, levels]) => [...key.split("\n"), levels.join(", ")]);
+  return el("ul", { class: "refused", "aria-label": "Refused kernels" }, rows.map(([name, reason, levels]) =>
+    el("li", {}, el("code", {}, name), ` ${reason} `, el("small", {}, levels))));
 }
 
 function missDetails(node) {

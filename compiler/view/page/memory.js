@@ -30,7 +30,7 @@ function memoryDrawing(slots, spans, steps, live, peak, room) {
     const label = `${values.join(", ")}: ${bytesText(bytes)}, steps ${first} to ${last}`, wide = (last - first + 1) * step - 1;
     const bar = svg("g", { class: `span hue-${(first * 5 + slot) % 6}`, tabindex: 0, role: "button", "aria-label": label, onclick: open, onkeydown: (event) => { if (event.key === "Enter") open(); } },
       svg("title", {}, label), svg("rect", { x: LEFT + first * step, y: tops[slot] + heights[slot] - tall, width: wide, height: tall, rx: 3 }));
-    if (wide > 60 && tall > 13) bar.append(svg("text", { class: "sub", x: LEFT + first * step + 5, y: tops[slot] + heights[slot] - tall + 13 }, shorten(values[0], Math.floor(wide / 6.8))));
+    if (wide > 60 && tall > 13) bar.append(svg("text", { class: "sub", x: LEFT + first * step + 5, y: tops[slot] + heights[slot] - tall + 13 }, shorten(values[0], Math.floor((wide - 8) / 6.9))));
     drawing.append(bar);
   }
   return drawing;

@@ -1,6 +1,6 @@
 // From the tree of items and what is open to boxes and lines with absolute places; nothing is drawn here.
 
-const CHAR = 7.25, NODE_HEIGHT = 42, PORT_HEIGHT = 22, HEAD = 30, PAD = 16, MOST_CHARS = 40;
+const CHAR = 7.25, SMALL = 0.92, NODE_HEIGHT = 42, PORT_HEIGHT = 22, HEAD = 30, PAD = 16, MOST_CHARS = 40;
 
 /** What a box says: title, line below it. */
 function itemText(item) {
@@ -14,40 +14,41 @@ function itemText(item) {
 
 const portText = (end) => shorten(end.value, 30);
 
-function endSize(end, open) {
-  if (end.port) return { width: portText(end).length * CHAR * 0.92 + 18, height: PORT_HEIGHT };
-  return itemSize(end.item, open);
+function endSize(end, look) {
+  if (end.port) return { width: portText(end).length * CHAR * SMALL + 18, height: PORT_HEIGHT };
+  return itemSize(end.item, look);
 }
 
-function itemSize(item, open) {
-  const [title, sub] = itemText(item);
-  const extra = (item.opens ? 22 : 0) + (item.ms === null ? 0 : 62);
-  const least = Math.max(title.length * CHAR + extra, sub.length * CHAR * 0.92 + 10) + 24;
-  if (!open.has(item.key)) return { width: Math.max(76, least), height: NODE_HEIGHT };
-  const inner = groupLayout(item, open);
-  return { width: Math.max(least + 60, inner.width + 2 * PAD), height: inner.height + HEAD + 2 * PAD, inner };
+/** look: { open: keys of open items, notes: (item) -> [class, text] of what stands on the right of its title }. */
+function itemSize(item, look) {
+  const [title, sub] = itemText(item), notes = look.notes(item);
+  const right = notes.reduce((sum, [, text]) => sum + text.length * CHAR * SMALL + 7, 0) + (item.opens ? 22 : 0);
+  const least = Math.max(title.length * CHAR + (right ? right + 8 : 0), sub.length * CHAR * SMALL) + 28;
+  if (!look.open.has(item.key)) return { width: Math.max(76, least), height: NODE_HEIGHT };
+  const inner = groupLayout(item, look);
+  return { width: Math.max(least, inner.width + 2 * PAD), height: inner.height + HEAD + 2 * PAD, inner };
 }
 
 /** The layout within an open item. Order and layers are kept with the item, places are made anew. */
-function groupLayout(item, open) {
+function groupLayout(item, look) {
   const { ends, links } = item.wiring;
   item.plan ??= arrange(ends.length, links, ends.map((end) => end.port ?? ""));
-  const sizes = ends.map((end) => endSize(end, open));
+  const sizes = ends.map((end) => endSize(end, look));
   const places = position(item.plan, sizes.map((size) => size.width), sizes.map((size) => size.height));
   return { ...places, sizes };
 }
 
 /** boxes: { item | end, x, y, width, height, open, depth }; lines: { points, box of all points, from, to, back }. */
-function makeScene(graph, open) {
+function makeScene(graph, look) {
   const scene = { boxes: [], lines: [], width: 0, height: 0, byKey: new Map() };
-  const root = groupLayout(graph.root, open);
-  placeInner(scene, graph.root, root, 0, 0, 0, open);
+  const root = groupLayout(graph.root, look);
+  placeInner(scene, graph.root, root, 0, 0, 0);
   scene.width = root.width;
   scene.height = root.height;
   return scene;
 }
 
-function placeInner(scene, item, inner, left, top, depth, open) {
+function placeInner(scene, item, inner, left, top, depth) {
   const { ends } = item.wiring, lines = [];
   for (const { path, back } of item.plan.routes) lines.push(lineOf(item.plan, inner, path, back, left, top, ends));
   scene.lines.push(...lines);
@@ -60,7 +61,7 @@ function placeInner(scene, item, inner, left, top, depth, open) {
     if (end.item) scene.byKey.set(end.item.key, box);
     if (isOpen) {
       const indent = (width - below.width) / 2;
-      placeInner(scene, end.item, below, x + indent, y + HEAD + PAD, depth + 1, open);
+      placeInner(scene, end.item, below, x + indent, y + HEAD + PAD, depth + 1);
     }
   });
 }

@@ -82,7 +82,7 @@ function showKernels(host) {
   const data = D.runs.map((run, number) => ({ run, number, node: graph.find(run[0]) }));
   const columns = [
     { name: "value", get: (row) => row.run[0] }, { name: "step", number: true, get: (row) => row.number },
-    { name: "ops", get: (row) => kernel(row).ops.join(" + ") },
+    { name: "ops", get: (row) => [...new Set(kernel(row).ops)].join(" + ") },
     { name: "kernel", tight: true, get: (row) => [...new Set(Object.values(kernel(row).kernels))].join(" "), show: (row) => [...new Set(Object.values(kernel(row).kernels))].map((name) => el("div", {}, el("code", {}, name))) },
     { name: "generic", get: (row) => (kernel(row).generic ? "generic" : ""), show: (row) => (kernel(row).generic ? el("span", { class: "badge" }, "generic") : "") },
     { name: "refused", number: true, get: (row) => new Set(kernel(row).rejected.map((each) => each[0])).size },
