@@ -46,7 +46,8 @@ function each; what the function computes is what the op means.
 - `dim S in [1, 512]`: a size that is known only when the model runs, with its range (`inf`: no upper bound). Sizes are
   integer expressions of dims: `2*S + 1`, `B*S`, `(S + 1)//2` (rounded down).
 - `weight @name : type`: a constant tensor. Its data is in the file NAME.safetensors beside NAME.nir. `as ENCODING` says
-  how its elements are stored; it does not change what the op computes from them.
+  how its elements are stored; it does not change what the op computes from them. The files of a dump share one file,
+  `weights.safetensors`; `from "name~2"` is the name there, where it is another one.
 - `%name` is a value: it is defined once, above its uses, and is not visible in other functions. Names and `loc`, the
   layer of the source model, survive the passes.
 - An operand is a value, a weight, a literal, or `_` for an absent optional operand. Literals are `f32` (`0.5`, `1e-05`,
@@ -58,6 +59,7 @@ function each; what the function computes is what the op means.
 - `call @f(...)` runs another function of the module; after the pass `group`, each such function is one kernel.
 - Names with other characters than letters, digits, `_` and `.` stand in quotes: `@"onnx::MatMul_7"`.
 - `level exec` below the first line: @main is a list of kernel runs (`exec.run`) on slots of one arena, not of ops.
+- `after fuse.simplify` below it: the module is what that pass left, and `nomul compile` goes on behind it.
 
 Element types: {", ".join(f"`{dtype}`" for dtype in DType)}.
 

@@ -57,10 +57,10 @@ class _Search:
 
     def fewer_outputs(self, nodes: Sequence[Node]) -> Module:
         part = part_of(self.module, nodes)
-        best = self.module if part is None or not self._fails(part) else part
+        best = part if part is not None and self._fails(part) else self.module
         for position in reversed(range(len(best.main.returns))):
             fewer = _without_output(best, position)
-            if self.fails(fewer):
+            if fewer is not None and self.fails(fewer):
                 best = fewer
         return best
 

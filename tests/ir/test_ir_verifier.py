@@ -237,9 +237,9 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def test_large_modules_are_quick() -> None:
-    """Measured on an idle core: verify 0.07 s, print 0.03 s, parse and verify 0.6 s for 3,200 nodes."""
-    module = big_module(3200)
+    """`python benchmarks/looking.py` measures; here the limits are generous, for busy machines."""
+    module = big_module(5000)
     text = print_module(module)
-    assert _seconds(lambda: verify(module)) < 0.3
-    assert _seconds(lambda: print_module(module)) < 0.2
-    assert _seconds(lambda: parse_module(text)) < 2.0
+    assert _seconds(lambda: verify(module)) < 0.5
+    assert _seconds(lambda: print_module(module)) < 0.4
+    assert _seconds(lambda: parse_module(text)) < 3.0
