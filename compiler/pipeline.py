@@ -86,7 +86,7 @@ def lower_to_plan(module: Module, options: Options) -> Compiled:
     compiled = Compiled(module, selection, plan)
     if dump:
         dump.write("model.c", emit_driver(plan))
-        dump.write(FACTS, json.dumps(compiled.facts | {"name": options.name}, indent=1))
+        dump.write(FACTS, json.dumps(compiled.facts | {"name": plan.name, "target": plan.target}, indent=1))
     return compiled
 
 

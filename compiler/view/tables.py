@@ -14,12 +14,12 @@ from nomul.report import dims_facts
 from nomul.view.fold import fold
 from nomul.view.memory import has_arena, memory_map
 from nomul.view.sources import Source, Stage
-from nomul.view.weights import WeightTable
+from nomul.view.weights import WeightTable, noted_losses
 
 
 def page_data(source: Source, dims: Mapping[str, int], bench: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The data of the page. dims: sizes at which bytes are counted; bench: what `read_times` gave."""
-    graphs, weights = _Graphs(dims), WeightTable(source.weights)
+    graphs, weights = _Graphs(dims), WeightTable(source.weights, noted_losses(source.facts))
     stages = []
     before: Module | None = None
     for stage in source.stages:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,15 +19,15 @@ Version = tuple[str, str]  # of a weight: key in the weights file, and type
 
 class WeightTable:
     """Rows of weights, each version of a weight once. file: holds the data; None: only names and types are known.
+    losses: errors by name that the compile noted, for weights whose data before the encoding is not there.
 
     Rows: [name, type, encoding, bytes, elements, lowest, highest, zero share, error]; None where unknown. error: the
     norm of what the encoding changed, relative to the norm of the weight of that name and shape before."""
 
-    def __init__(self, file: Path | None) -> None:
+    def __init__(self, file: Path | None, losses: Mapping[str, float] = MappingProxyType({})) -> None:
         self.rows: list[list[Any]] = []
-        self._file = file
+        self._file, self._losses = file, losses
         self._known: dict[Version, int] = {}
-        self._errors: dict[int, float] = {}
 
     def add(self, module: Module, before: Module | None) -> list[int]:
         """The numbers of the rows of a module's weights. before: the module in front of its pass."""
@@ -41,7 +43,7 @@ class WeightTable:
 
     def _facts(self, weight: Weight, before: Weight | None) -> list[Any]:
         array = self._array(weight)
-        error = None
+        error = self._losses.get(weight.name) if weight.type.encoding else None
         if array is not None and weight.type.encoding and before is not None and not before.type.encoding:
             error = self._error(array, before)
         shape = tuple(int(size) for size in weight.shape)
@@ -65,6 +67,11 @@ class WeightTable:
         twin = probe.add_weight(Weight(weight.name, weight.type, key=weight.key))
         load_weights(probe, self._file)
         return np.asarray(twin.array())
+
+
+def noted_losses(facts: Mapping[str, Any]) -> dict[str, float]:
+    """Relative errors by weight name, from what an artifact says of its encoded layers."""
+    return {fact["name"]: 10 ** (-fact["weights"]["sqnr_db"] / 20) for fact in facts.get("encoded", [])}
 
 
 def stored_bytes(weight: Weight) -> int:

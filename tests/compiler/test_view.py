@@ -127,13 +127,18 @@ def test_weights_have_bytes_ranges_and_the_error_of_their_encoding(compiled: Pat
     assert row[5:7] == [float(half.min()), float(half.max())] and row[7] == 0.0
     assert row[8] == pytest.approx(np.linalg.norm(array - half) / np.linalg.norm(array), rel=1e-5)
     assert rows["block.0.up.bias"][8] is None
+    artifact = page_data(read_view_source(compiled / "small.so"), {"S": 8})
+    noted = {version[0]: version[8] for version in artifact["versions"]}
+    assert noted["block.0.up.weight"] == pytest.approx(row[8], rel=1e-4) and noted["block.0.up.bias"] is None
 
 
 @pytest.mark.parametrize("name", sorted(all_encodings()))
 def test_stored_bytes_are_those_of_the_packed_fields(name: str) -> None:
-    if name in ("nm", "split"):
-        pytest.skip("has no default parameters")
-    encoding = parse_encoding(name)
+    encoding = parse_encoding(
+        {"nm": "nm<n=1, value=f16>", "split": "split<salient=0.25, value=int8<group=8>, rest=ternary<group=8>>"}.get(
+            name, name
+        )
+    )
     weight = Weight("w", Tensor(DType.F32, Tensor.of("f32", 64, 256).shape, encoding))
     packed = encoding.pack(np.random.default_rng(0).standard_normal((64, 256), dtype=np.float32))
     assert stored_bytes(weight) == sum(array.nbytes for array in packed.values())

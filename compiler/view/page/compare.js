@@ -76,7 +76,7 @@ function revealInPanes(value) {
     if (node) canvas.reveal(node);
   }
   const rows = [...document.querySelectorAll(".text-diff tr")];
-  rows.forEach((row) => row.classList.toggle("marked", row.dataset.values?.split("\n").includes(value)));
+  rows.forEach((row) => row.classList.toggle("marked", (row.dataset.values ?? "").split("\n").includes(value)));
   rows.find((row) => row.classList.contains("marked"))?.scrollIntoView({ block: "nearest" });
 }
 

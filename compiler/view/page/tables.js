@@ -63,7 +63,7 @@ function showWeights(host) {
   filter.prepend(el("h2", {}, `${plural(data.length, "weight")}, ${bytesText(total)}`), pick);
   const hint = el("p", { class: "hint" }, D.versions.some((row) => row[5] !== null)
     ? "error: the norm of what the encoding changed, relative to the norm of the weight. Weights that a later pass merges have theirs before that pass."
-    : "Range and error need the data of the weights: view the folder of a dump.");
+    : "The range needs the data of the weights: view the folder of a dump.");
   host.replaceChildren(el("div", { class: "sheet" }, filter, table, hint));
   host.querySelector(".marked")?.scrollIntoView({ block: "center" });
 }
