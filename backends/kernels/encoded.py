@@ -169,7 +169,7 @@ class _QuantisedProduct(_Product):
         super().__init__(frame, anchor, w, bias)
         self._scale = scale
         self.panel = IntegerPanel(self.sides, self.width, self.scratch)
-        self.product = IntegerProduct(self.panel.terms, self.source.depth, ROWS, self.scratch)
+        self.product = IntegerProduct(self.panel.terms, self.source.depth, ROWS, self.scratch, frame.target)
 
     def unpack(self, first: Expr) -> None:
         self.panel.fill(first)
