@@ -25,7 +25,8 @@ class Dump:
         try:
             self._clean()
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._list_file = (self.folder / MANIFEST).open("w", encoding="utf-8", buffering=1)
+            self._manifest = self.folder / MANIFEST
+            self._manifest.write_text("", encoding="utf-8")
             self._listed: set[str] = set()
             self._weights: WeightsStore | None = None
         except OSError as error:
@@ -51,7 +52,8 @@ class Dump:
 
     def _list(self, name: str) -> None:
         if name not in self._listed:
-            self._list_file.write(f"{name}\n")
+            with self._manifest.open("a", encoding="utf-8") as manifest:
+                manifest.write(f"{name}\n")
             self._listed.add(name)
 
     def _clean(self) -> None:

@@ -3,6 +3,7 @@
 With --emit c the result is a folder of portable C sources (`docs/embedded.md`).
 
 With --until the IR after that phase is written instead (text to -o FILE.nir with its weights beside it, or printed).
+A .nir file of that or of a --dump goes on behind the pass that it is after (`docs/looking-inside.md`).
 """
 
 from __future__ import annotations

