@@ -11,6 +11,7 @@ from typing import Any
 from nomul.ir.graph import Node
 
 MOST_CHILDREN = 120  # of one box; more are folded into runs of nodes that follow each other
+FEW = 12
 RUN = 40  # nodes in such a run, at least
 Tree = list[Any]  # [label, child, child, ...]: a child is the position of a node or another tree
 
@@ -23,7 +24,11 @@ class _Group:
 
 
 def fold(nodes: Sequence[Node]) -> Tree:
-    """The tree of all nodes by position; children stand in the order of their first node. The root has no label."""
+    """The tree of all nodes by position; children stand in the order of their first node. The root has no label.
+
+    Few nodes are not folded: mostly they are a private function, whose nodes are all of one place."""
+    if len(nodes) <= FEW:
+        return ["", *range(len(nodes))]
     root = _Group("")
     for position, node in enumerate(nodes):
         group = root

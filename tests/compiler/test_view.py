@@ -113,6 +113,10 @@ def test_chains_of_groups_are_one_and_single_nodes_stay_nodes() -> None:
     assert net[1][1:] == [0, 1, 2, 3]
 
 
+def test_few_nodes_are_not_folded() -> None:
+    assert fold(parse_module(large_text(layers=1)).main.nodes[:8]) == ["", *range(8)]
+
+
 # -- weights -----------------------------------------------------------------------------------------------------------
 def test_weights_have_bytes_ranges_and_the_error_of_their_encoding(compiled: Path) -> None:
     data = page_data(read_view_source(compiled / "dump"), {"S": 8})

@@ -211,12 +211,20 @@ function drawLine(line, canvas) {
   return svg("path", { d: linePath(line.points), class: `line${hot ? " hot" : ""}${line.back ? " back" : ""}`, ...end });
 }
 
+/** The family of ops that gives a node its colour: of a fused kernel, that of its weightiest op. */
+function familyOf(node) {
+  const family = (each) => each.op.split(".")[0];
+  if (!node.callee) return family(node);
+  const inside = new Set(node.graph.func(node.callee).nodes.map(family));
+  return ["nn", "reduce", "index", "ew", "view"].find((each) => inside.has(each)) ?? "call";
+}
+
 function drawBox(box, canvas, detailed) {
   const { item, width, height } = box, key = boxKey(box), at = { transform: `translate(${box.x.toFixed(1)} ${box.y.toFixed(1)})` };
   if (!item) return drawPort(box, key, at, detailed);
   const tally = canvas.tally(item), own = item.node ? canvas.status(item.node) : "";
   const marked = own || (Object.keys(tally).length ? "touched" : "");
-  const family = item.node ? `node k-${(item.body ? "call" : item.node.op.split(".")[0])}` : "group";
+  const family = item.node ? `node k-${familyOf(item.node)}` : "group";
   const classes = ["box", family, box.open ? `open depth-${box.depth % 2}` : "closed", item.key === canvas.selected ? "selected" : "", marked ? `s-${marked}` : ""];
   const label = `${item.node ? nodeTitle(item.node) : item.label}, ${item.node ? item.node.results[0] : plural(item.positions.length, "node")}`;
   const state = item.opens ? { "aria-expanded": String(box.open) } : {};
