@@ -13,6 +13,7 @@ _LABEL = re.compile(r"^([\w.]+):.*$", re.MULTILINE)
 _ASM_NOISE = re.compile(r"^(?:\t\.(?:loc|cfi_\w+)\b.*|\.?L(?:tmp|func_begin)\d+:.*)\n", re.MULTILINE)
 _ASM_END = re.compile(r"^\.?Lfunc_end\d+:.*\n", re.MULTILINE)
 _PRIVATE = "_internal_"  # in front of the names of shared functions
+_MARKS = ("", "_", ".L", "L", "L_", "l_")  # of ELF and Mach-O in front of names, private ones too
 
 
 def show_functions(lowered: Any, module: Any, show: Show) -> None:
@@ -40,7 +41,7 @@ def split_llvm(text: str) -> dict[str, str]:
 
 def split_assembly(text: str, names: Sequence[str]) -> dict[str, str]:
     """Each of the named functions with its constants, without debug data."""
-    wanted = {f"{mark}{private}{name}": name for name in names for mark in ("", "_") for private in ("", _PRIVATE)}
+    wanted = {f"{mark}{private}{name}": name for name in names for mark in _MARKS for private in ("", _PRIVATE)}
     found = {}
     for label in _LABEL.finditer(text):
         name = wanted.get(label[1])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from nomul.backends.frame import KernelFrame
 from nomul.backends.lower import lower_to_object
+from nomul.backends.select import choose
+from nomul.backends.target import find_targets
 from nomul.backends.tir.body import index, loop, opaque, store
 from nomul.ir.types import Tensor
 from tests.kernel_harness import every_level, level, level_names, link, make_group
@@ -56,3 +59,21 @@ def test_opaque_zero_needs_no_memset(name: str) -> None:
         with loop("i", frame.size(group.func.params[0].shape[0]) * index(1)) as i:
             store(frame.buffer(frame.results[0]), i, zero)
     link({"k": frame.function}, level(name))
+
+
+@pytest.mark.parametrize("name", ["apple-m1", "rpi5", "arm-linux", "riscv64-linux"])
+def test_code_for_other_machines_is_cut_at_its_functions(name: str) -> None:
+    texts: dict[str, str] = {}
+    target = find_targets((name,))[0]
+    group = make_group(lambda b, x: b.ew.exp(x), Tensor.of("f32", "S"))
+    function = choose(group, (target,)).built[0].function
+    lower_to_object(
+        {"first": function, "second": function}, target, lambda *part: texts.update({f"{part[0]}.{part[1]}": part[2]})
+    )
+    symbols = ("first", "second", "first_shared")  # equal functions share their code
+    assert set(texts) == {f"{symbol}.{kind}" for symbol in symbols for kind in ("tir", "ll", "s")}
+    for symbol in symbols:
+        code, others = texts[f"{symbol}.s"], [f"{other}:" for other in symbols if other != symbol]
+        assert f"{symbol}:" in code and not any(re.search(rf"\b{other}", code) for other in others)
+        assert ".loc" not in code and len(code.splitlines()) > (40 if symbol == "first_shared" else 4)
+        assert texts[f"{symbol}.ll"].startswith("define ") and texts[f"{symbol}.ll"].endswith("}\n")
