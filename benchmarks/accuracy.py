@@ -64,7 +64,7 @@ def _key(row: Row) -> tuple[str, str, str, bool]:
 
 def run_subject(subject: Subject, wanted: Sequence[str], results: Results) -> None:
     """All rows that one model does not have yet. wanted: parts of names of encodings, all where it is empty."""
-    todo = [method for method in _methods(subject, wanted) if not results.has(subject, method)]
+    todo = [method for method in _methods(wanted) if not results.has(subject, method)]
     if not todo:
         return
     loaded = subject.load()
@@ -83,16 +83,15 @@ def run_subject(subject: Subject, wanted: Sequence[str], results: Results) -> No
         print(f"{number}/{len(todo)} {accuracy_table.line(results.rows[-1])}", file=sys.stderr, flush=True)
 
 
-def _methods(subject: Subject, wanted: Sequence[str]) -> Iterator[Method]:
+def _methods(wanted: Sequence[str]) -> Iterator[Method]:
     yield PLAIN
     for method in methods():
-        chosen = [not parts or any(part in method.weights for part in parts) for parts in (subject.only, wanted)]
-        if all(chosen) and not (method.calibrated and not subject.calibrated):
+        if not wanted or any(part in method.weights for part in wanted):
             yield method
 
 
 def _row(loaded: Loaded, method: Method, plain: Any) -> Row | None:
-    """None where the quantiser of another project takes no such model."""
+    """None where the model is nothing for the method."""
     facts: Row = {"weights": method.weights, "fitter": method.fitter, "calibrated": method.calibrated}
     if method.onnx:
         if loaded.onnx is None:
@@ -104,7 +103,11 @@ def _row(loaded: Loaded, method: Method, plain: Any) -> Row | None:
             assert run is not None
             return facts | {"bits": bits, "error": None, "scores": loaded.judge(loaded.answers(run), plain)}
     store = loaded.store
-    if method.other:
+    if method.trained:
+        if loaded.train is None:
+            return None
+        stored = loaded.train(method.weights)
+    elif method.other:
         stored = store.quantised(method.other)
     elif method is PLAIN:
         stored = store.plain()

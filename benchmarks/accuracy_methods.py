@@ -38,6 +38,13 @@ ENCODINGS = (
     "nm<n=2, m=4>",
     "split",
 )
+TRAINED = (
+    f"ternary<group={GROUP}>",
+    f"ternary<group={GROUP}, pack=3of4>",
+    f"shift<group={GROUP}>",
+    "nm<n=2, m=4>",
+    f"bitplane<bits=2, group={GROUP}>",
+)
 HQQ_BITS = (4, 3, 2)
 ORT_BITS = (8, 4)
 NEAREST = "round_to_nearest"
@@ -45,13 +52,16 @@ NEAREST = "round_to_nearest"
 
 @dataclass(frozen=True)
 class Method:
-    """One row: an encoding, and how its bytes are chosen. other: of another project, on matrices; onnx: on a file."""
+    """One row: an encoding, and how its bytes are chosen. other: of another project, on matrices; onnx: on a file.
+
+    trained: the model is trained with the encoding."""
 
     weights: str
     fitter: str
     calibrated: bool = False
     other: Quantise | None = None
     onnx: Callable[[Path, Path], float] | None = None
+    trained: bool = False
 
 
 def methods() -> Iterator[Method]:
@@ -62,6 +72,8 @@ def methods() -> Iterator[Method]:
         best = find_fitter(None, encoding).name
         yield Method(text, NEAREST)
         yield from (Method(text, best, calibrated) for calibrated in (False, True))
+        if text in TRAINED:
+            yield Method(text, "nomul.qat", trained=True)
     for bits in HQQ_BITS:
         yield Method(f"HQQ, {bits} bits, group {GROUP}", "HQQ", other=_hqq(bits))
     for bits in ORT_BITS:

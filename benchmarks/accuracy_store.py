@@ -61,6 +61,10 @@ class Store:
         module = self.module.clone()
         with mock.patch.object(encode, "collect", self._remembered):
             encode.Encode(recipe, self.batches if calibrated else ()).run(module, Report())
+        return self.trained(module)
+
+    def trained(self, module: Module) -> Stored:
+        """What a module holds whose weights are encoded already; it is changed to dense weights."""
         found = [weight for weight in module.weights.values() if weight.type.encoding is not None]
         stored = {weight.name: sum(field.nbytes for field in weight.fields.values()) for weight in found}
         for weight in found:

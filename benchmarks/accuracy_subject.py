@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accuracy_store import Store
+from accuracy_store import Store, Stored
 
 from nomul.compare import Implementation
 
@@ -18,22 +18,23 @@ Scores = dict[str, float]
 class Loaded:
     """answers: of an implementation to the questions.  judge: answers, and those of the fp32 model, become numbers.
 
-    onnx: writes the model into a folder for other tools, None where they cannot have it."""
+    onnx: writes the model into a folder for other tools, None where they cannot have it.
+    train: trains the model with weights in an encoding, None where that takes too long."""
 
     store: Store
     answers: Callable[[Implementation], Any]
     judge: Callable[[Any, Any], Scores]
     onnx: Callable[[Path], Path] | None = None
+    train: Callable[[str], Stored] | None = None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One model with its task. load raises PackageMissing or ImportError.  only: parts of encodings' names, where all
-    would take too long; empty for all.  main: the score of which fp32's share is shown."""
+    """One model with its task. part: of the benchmark.  load raises PackageMissing or ImportError.
+
+    main: the score of which fp32's share is shown."""
 
     name: str
     part: str
     load: Callable[[], Loaded]
     main: str
-    only: tuple[str, ...] = ()
-    calibrated: bool = True

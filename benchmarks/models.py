@@ -78,7 +78,7 @@ def _lightglue() -> Subject:
 
     example = (torch.randn(1, 20, 2), torch.randn(1, 20, 128), torch.randn(1, 30, 2), torch.randn(1, 30, 128))
     axes = {"p0": {1: "M"}, "d0": {1: "M"}, "p1": {1: "N"}, "d1": {1: "N"}}
-    return _from_torch(Matcher().eval(), example, axes)
+    return from_torch(Matcher().eval(), example, axes)
 
 
 def _minilm_l6() -> Subject:
@@ -94,10 +94,10 @@ def _minilm_l6() -> Subject:
 
     example = (torch.randint(1, 999, (2, 7)), torch.ones(2, 7, dtype=torch.long))
     axes = {0: "B", 1: "S"}
-    return _from_torch(LastHidden().eval(), example, {"input_ids": axes, "attention_mask": axes})
+    return from_torch(LastHidden().eval(), example, {"input_ids": axes, "attention_mask": axes})
 
 
-def _from_torch(model: Any, example: tuple[Any, ...], axes: dict[str, dict[int, str]]) -> Subject:
+def from_torch(model: Any, example: tuple[Any, ...], axes: dict[str, dict[int, str]]) -> Subject:
     """A torch model; onnxruntime gets what torch's own exporter makes of it. axes: names of open axes by input."""
     import torch
 

@@ -78,7 +78,7 @@ def is_prepared(module: Any) -> bool:
 def _fake(layer: torch.nn.Module) -> Fake | None:
     if not parametrize.is_parametrized(layer, WEIGHT):
         return None
-    first = layer.parametrizations[WEIGHT][0]  # type: ignore[index]
+    first = layer.parametrizations[WEIGHT][0]
     return first if isinstance(first, Fake) else None
 
 
@@ -88,7 +88,7 @@ def taken_apart(module: torch.nn.Module) -> tuple[torch.nn.Module, dict[str, Tra
     for path, layer in plain.named_modules():
         fake = _fake(layer)
         if fake is not None:
-            held = layer.parametrizations[WEIGHT]  # type: ignore[index]
+            held = layer.parametrizations[WEIGHT]
             several = () if held.is_tensor else range(held.ntensors)
             fields = fake.packed(*([getattr(held, f"original{number}") for number in several] or [held.original]))
             act = next((h.act for h in layer._forward_pre_hooks.values() if isinstance(h, EightBitInput)), "f32")
@@ -102,8 +102,8 @@ def taken_apart(module: torch.nn.Module) -> tuple[torch.nn.Module, dict[str, Tra
 def _make_plain(layer: torch.nn.Module) -> None:
     """Back to the layer's own class, with the weights that it computed.
 
-    `parametrize.remove_parametrizations` would change the class, which the layer shares with the one it is a copy of."""
-    stored = layer.weight.detach().clone()  # type: ignore[operator]
+    `parametrize.remove_parametrizations` would change the class that the layer shares with the one it is a copy of."""
+    stored = layer.weight.detach().clone()
     del layer.parametrizations
     layer.__class__ = type(layer).__bases__[0]
     layer.weight = torch.nn.Parameter(stored)

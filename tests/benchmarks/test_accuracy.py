@@ -1,0 +1,112 @@
+"""The accuracy benchmark measures what an artifact computes, and its scores are what they are called."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nomul
+from nomul.compare import difference
+from nomul.ir.graph import Module, Weight
+from nomul.ir.parser import parse_module
+
+ROOT = Path(__file__).parents[2]
+sys.path += [str(ROOT / "benchmarks"), str(ROOT / "examples")]
+
+import accuracy_table  # noqa: E402 - these stand in benchmarks/
+from accuracy_methods import ENCODINGS, TRAINED, methods  # noqa: E402
+from accuracy_store import Store  # noqa: E402
+
+TEXT = """\
+nomul.ir 1
+dim B in [1, 16]
+weight @first : f32[256, 128]
+weight @bias : f32[256]
+weight @second : f32[128, 256]
+weight @last : f32[10, 128]
+func @main(%x: f32[B, 128]) -> (f32[B, 10]) {
+  %h = nn.linear %x, @first, @bias : f32[B, 256]
+  %r = ew.relu %h : f32[B, 256]
+  %s = nn.linear %r, @second : f32[B, 128]
+  %t = ew.relu %s : f32[B, 128]
+  %y = nn.linear %t, @last : f32[B, 10]
+  return %y
+}
+"""
+
+
+def _model() -> Module:
+    module = parse_module(TEXT)
+    generator = np.random.default_rng(0)
+    for weight in module.weights.values():
+        array = generator.standard_normal([int(size) for size in weight.shape])
+        weight.fields = Weight.dense("w", array.astype(np.float32)).fields
+    return module
+
+
+@pytest.fixture(scope="module")
+def store() -> Store:
+    inputs = np.random.default_rng(1).standard_normal((4, 16, 128)).astype(np.float32)
+    return Store(_model(), batches=[[batch] for batch in inputs])
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_unpacked_weights_are_those_of_the_artifact(store: Store, calibrated: bool) -> None:
+    encoding = "ternary<planes=2, group=128>"
+    stored = store.encoded(encoding, None, calibrated)
+    x = np.random.default_rng(2).standard_normal((5, 128)).astype(np.float32)
+    recipe = {"last": "f32", "*": encoding}
+    calib = [batch[0] for batch in store.batches] if calibrated else None
+    artifact = nomul.compile(_model(), recipe=recipe, calib=calib)
+    assert difference(artifact(x)[0], store.compile(stored.module)([x])[0]).relative < 1e-5
+    assert stored.layers == 2 and stored.bits == pytest.approx(4 + 2 * 16 / 128)
+    assert 0.01 < stored.error < 0.1
+
+
+def test_kernels_are_made_once(store: Store) -> None:
+    store.compile(store.plain().module)
+    made = len(store._objects)
+    store.compile(store.encoded("int8", None, False).module)
+    assert len(store._objects) == made
+
+
+def test_other_quantisers_see_matrices(store: Store) -> None:
+    seen = []
+
+    def halve(matrix: np.ndarray) -> tuple[np.ndarray, float]:
+        seen.append(matrix.shape)
+        return matrix / 2, 7.0
+
+    stored = store.quantised(halve)
+    assert seen == [(256, 128), (128, 256)]
+    assert stored.bits == 7 and stored.error == pytest.approx(0.25)
+
+
+def test_methods_name_every_encoding_once_for_each_way() -> None:
+    rows = list(methods())
+    keys = [(row.weights, row.fitter, row.calibrated) for row in rows]
+    assert len(keys) == len(set(keys))
+    assert set(ENCODINGS) <= {row.weights for row in rows} and set(TRAINED) <= set(ENCODINGS)
+
+
+def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{accuracy_table.START}\nold\n{accuracy_table.END}\nafter\n")
+    monkeypatch.setattr(accuracy_table, "PAGE", page)
+    row = {"model": "m", "main": "right", "weights": "f32", "fitter": "", "calibrated": False, "bits": 32.0}
+    rows = [row | {"error": 0.0, "scores": {"right": 80.0}}]
+    rows.append(row | {"weights": "int8", "bits": 8.0, "error": 0.001, "scores": {"right": 40.0}})
+    accuracy_table.update_docs(json.loads(json.dumps({"rows": rows, "skipped": {}})))
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "| int8 |  | none | 8.00 | 0.00100 | 40.00 | 50.0 % |" in text
+
+
+def test_ranks_share_ties() -> None:
+    from tasks.sentences import _ranks
+
+    np.testing.assert_array_equal(_ranks(np.array([3.0, 1.0, 3.0, 2.0])), [3.5, 1, 3.5, 2])
