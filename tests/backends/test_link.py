@@ -30,7 +30,7 @@ THREAD_FUNCTIONS = {"clock_gettime", "pthread_create", "pthread_join"} | {
 }
 THREAD_FUNCTIONS |= {"pthread_mutex_lock", "pthread_mutex_unlock"}
 THREAD_FUNCTIONS |= {"pthread_cond_wait", "pthread_cond_signal", "pthread_cond_broadcast"}
-THREAD_FUNCTIONS |= {"sched_getcpu", "sched_getaffinity", "sched_setaffinity", "__sched_cpucount", "syscall"}  # of gettid
+THREAD_FUNCTIONS |= {"sched_getcpu", "sched_getaffinity", "sched_setaffinity", "__sched_cpucount", "syscall"}
 
 
 def symbols(library: Path, defined: bool) -> set[str]:
