@@ -14,21 +14,20 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "examples")]
 import accuracy_table  # these stand beside this file, but for real_models, which stands in examples/
 import real_models
-from accuracy_methods import Method, methods
+from accuracy_methods import PLAIN, Method, methods
 from accuracy_subject import Loaded, Subject
 
 from nomul.compare import onnxruntime_of
 from nomul.ir.errors import NomulError
 from nomul.ir.registry import modules_of
 
-PLAIN = Method("f32", "")
 Row = dict[str, Any]
 
 
@@ -64,7 +63,11 @@ def _key(row: Row) -> tuple[str, str, str, bool]:
 
 def run_subject(subject: Subject, wanted: Sequence[str], results: Results) -> None:
     """All rows that one model does not have yet. wanted: parts of names of encodings, all where it is empty."""
-    todo = [method for method in _methods(wanted) if not results.has(subject, method)]
+    todo = [
+        method
+        for method in methods()
+        if not results.has(subject, method) and (not wanted or any(part in method.weights for part in (*wanted, PLAIN)))
+    ]
     if not todo:
         return
     loaded = subject.load()
@@ -81,13 +84,6 @@ def run_subject(subject: Subject, wanted: Sequence[str], results: Results) -> No
         seconds = round(time.perf_counter() - start, 1)
         results.add({"model": subject.name, "main": subject.main, **row, "seconds": seconds})
         print(f"{number}/{len(todo)} {accuracy_table.line(results.rows[-1])}", file=sys.stderr, flush=True)
-
-
-def _methods(wanted: Sequence[str]) -> Iterator[Method]:
-    yield PLAIN
-    for method in methods():
-        if not wanted or any(part in method.weights for part in wanted):
-            yield method
 
 
 def _row(loaded: Loaded, method: Method, plain: Any) -> Row | None:
@@ -109,7 +105,7 @@ def _row(loaded: Loaded, method: Method, plain: Any) -> Row | None:
         stored = loaded.train(method.weights)
     elif method.other:
         stored = store.quantised(method.other)
-    elif method is PLAIN:
+    elif method.weights == PLAIN:
         stored = store.plain()
     else:
         stored = store.encoded(method.weights, method.fitter, method.calibrated)

@@ -45,6 +45,7 @@ TRAINED = (
     "nm<n=2, m=4>",
     f"bitplane<bits=2, group={GROUP}>",
 )
+PLAIN = "f32"
 HQQ_BITS = (4, 3, 2)
 ORT_BITS = (8, 4)
 NEAREST = "round_to_nearest"
@@ -65,7 +66,10 @@ class Method:
 
 
 def methods() -> Iterator[Method]:
-    """All rows in order: each encoding to the nearest, by its best fitter, by that with calibration; then others."""
+    """All rows in order: the model as it is, and with more training; each encoding to the nearest, by its best fitter,
+    by that with calibration, with training; then others."""
+    yield Method(PLAIN, "")
+    yield Method(PLAIN, "more training", trained=True)
     for text in ENCODINGS:
         encoding = read_recipe(text if text != "int8" else {"*": text}).rules[0].encoding
         assert encoding is not None

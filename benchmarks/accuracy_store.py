@@ -93,7 +93,8 @@ class Store:
         power = sum(float(np.vdot(before, before)) for before, _ in pairs)
         noise = sum(float(np.vdot(before - after, before - after)) for before, after in pairs)
         count = sum(prod(before.shape) for before, _ in pairs)
-        return Stored(module, 8 * sum(stored.values()) / max(count, 1), noise / max(power, 1e-30), len(stored))
+        bits = 8 * sum(stored.values()) / count if count else 32.0
+        return Stored(module, bits, noise / max(power, 1e-30), len(stored))
 
     def _eligible(self) -> list[Layer]:
         return [

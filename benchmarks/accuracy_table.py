@@ -60,7 +60,7 @@ def _columns(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
-    plain = next((other for other in rows if other["weights"] == "f32"), None)
+    plain = next((other for other in rows if other["weights"] == "f32" and not other["fitter"]), None)
     share = row["scores"][row["main"]] / plain["scores"][row["main"]] if plain else float("nan")
     error = "" if row["error"] is None else f"{row['error']:.5f}"
     data = "calibrated" if row["calibrated"] else "none"
