@@ -20,7 +20,7 @@ def prepare(module: Any, recipe: RecipeLike, *, steps: int = 0) -> Any:
     arXiv 2601.07892); 0 for none. It counts calls of the module in training mode.
     Raises NomulError: NM007 without PyTorch, NM009 for act="i8-static", NM458 for a rule that matches nothing."""
     try:
-        from nomul.frontend.qat import prepare_module
+        from nomul.frontend.torch.qat import prepare_module
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from nomul.frontend.common import DimRequest
-from nomul.frontend.qat.imported import store_trained
-from nomul.frontend.qat.prepare import is_prepared, taken_apart
 from nomul.frontend.torch.dynamic import Dynamic
 from nomul.frontend.torch.importer import Importer
 from nomul.frontend.torch.program import decompose, load_or_export
+from nomul.frontend.torch.qat.imported import store_trained
+from nomul.frontend.torch.qat.prepare import is_prepared, taken_apart
 from nomul.ir.graph import Module
 
 __all__ = ["import_torch"]

@@ -12,9 +12,9 @@ import torch
 from torch.nn.utils import parametrize
 
 from nomul.frontend.common import value_name
-from nomul.frontend.qat.fake import Fake, fake_of
-from nomul.frontend.qat.inputs import EightBitInput
-from nomul.frontend.qat.schedule import Schedule
+from nomul.frontend.torch.qat.fake import Fake, fake_of
+from nomul.frontend.torch.qat.inputs import EightBitInput
+from nomul.frontend.torch.qat.schedule import Schedule
 from nomul.ir.encodings import Encoding
 from nomul.ir.errors import NomulError
 from nomul.passes.choice import Recipe, unmatched

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nomul.frontend.qat.fake import FAKES, Fake, as_array
+from nomul.frontend.torch.qat.fake import FAKES, Fake, as_array
 from nomul.ir.encodings.bitplane import Bitplane
 from nomul.passes.fit import Fields, find_fitter
 

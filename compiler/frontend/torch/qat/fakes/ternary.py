@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nomul.frontend.qat.fake import FAKES, Fake
+from nomul.frontend.torch.qat.fake import FAKES, Fake
 
 
 @FAKES.declare("ternary")

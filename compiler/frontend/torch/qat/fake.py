@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from nomul.frontend.qat.schedule import Schedule
+from nomul.frontend.torch.qat.schedule import Schedule
 from nomul.ir.encodings import Encoding
 from nomul.ir.registry import Registry
 from nomul.passes.fit import Fields
 
-FAKES: Registry[str, type[Fake]] = Registry("nomul.frontend.qat.fakes", "training of encoding {}")
+FAKES: Registry[str, type[Fake]] = Registry("nomul.frontend.torch.qat.fakes", "training of encoding {}")
 
 
 def fake_of(encoding: Encoding, schedule: Schedule) -> Fake:

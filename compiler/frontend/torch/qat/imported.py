@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 
 from nomul.frontend.common import NomulWarning
-from nomul.frontend.qat.prepare import Trained
+from nomul.frontend.torch.qat.prepare import Trained
 from nomul.ir.graph import Module, Weight
 from nomul.ir.types import Tensor
 from nomul.passes.encode import exchange

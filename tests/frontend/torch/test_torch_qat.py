@@ -16,8 +16,8 @@ from nomul.ir.errors import NomulError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from nomul.frontend.qat.fakes.nm import DECAY  # noqa: E402 - needs torch
-from nomul.frontend.qat.schedule import Schedule  # noqa: E402
+from nomul.frontend.torch.qat.fakes.nm import DECAY  # noqa: E402 - needs torch
+from nomul.frontend.torch.qat.schedule import Schedule  # noqa: E402
 
 ENCODINGS = (
     "int4<group=16>",

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from nomul.frontend.qat.fake import FAKES, Fake
+from nomul.frontend.torch.qat.fake import FAKES, Fake
 
 DECAY = 2e-4
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nomul.frontend.qat.fake import FAKES, Fake, as_array, rounded
+from nomul.frontend.torch.qat.fake import FAKES, Fake, as_array, rounded
 from nomul.ir.encodings import Encoding
 from nomul.ir.encodings.shift import Shift
 from nomul.passes.fit import Fields
