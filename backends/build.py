@@ -81,7 +81,8 @@ def build_plan(
 ) -> Plan:
     """The Plan of a module at level "exec" with planned slots. lower: makes the levels' code; LLVM where it is None.
 
-    show: sees the text of every function that LLVM makes (`lower_to_object`), on several threads."""
+    show: sees the text of every function that LLVM makes (`lower_to_object`), on several threads; of the best level
+    all kinds, of the others LLVM IR alone."""
     func, blob = module.main, WeightBlob()
     outputs = func.result_names or tuple(value.name for value in func.returns)
     symbols = kernel_symbols(selection)
@@ -130,7 +131,7 @@ def _lower_level(
     target = selection.levels[index]
     functions = {f"{symbols[id(c)]}__{target.level}": c.built[index].function for c in selection.unique}
     progress(f"{len(functions)} kernels for {target.name}")
-    code = lower_to_object(functions, target, show)
+    code = lower_to_object(functions, target, show, brief=index > 0)
     return Level(target.level, tuple(sorted(target.features)), code)
 
 

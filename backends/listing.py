@@ -16,14 +16,18 @@ _PRIVATE = "_internal_"  # in front of the names of shared functions
 _MARKS = ("", "_", ".L", "L", "L_", "l_")  # of ELF and Mach-O in front of names, private ones too
 
 
-def show_functions(lowered: Any, module: Any, show: Show) -> None:
-    """Show each function as "tir", "ll" and "s". lowered: IRModule; module: what LLVM made of it, optimised."""
+def show_functions(lowered: Any, module: Any, show: Show, brief: bool = False) -> None:
+    """Show each function as "tir", "ll" and "s". lowered: IRModule; module: what LLVM made of it, optimised.
+
+    brief: only "ll", which costs next to nothing; assembly is half of LLVM's work once more."""
     functions = {variable.name_hint: function for variable, function in lowered.functions.items()}
-    for name, function in functions.items():
-        show(name, "tir", function.script() + "\n")
     for name, text in split_llvm(module.inspect_source("ll")).items():
         if name in functions:
             show(name, "ll", text)
+    if brief:
+        return
+    for name, function in functions.items():
+        show(name, "tir", function.script() + "\n")
     for name, text in split_assembly(module.inspect_source("s"), list(functions)).items():
         show(name, "s", text)
 

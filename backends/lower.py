@@ -23,15 +23,17 @@ from nomul.backends.share import share
 from nomul.backends.target import Target
 
 
-def lower_to_object(functions: Mapping[str, Any], target: Target, show: Show | None = None) -> bytes:
+def lower_to_object(
+    functions: Mapping[str, Any], target: Target, show: Show | None = None, brief: bool = False
+) -> bytes:
     """An object file of `target`'s format. functions: PrimFuncs with the kernel interface, by symbol.
 
     show: called with the symbol, the kind and the text of what becomes of each: "tir" (lowered TIRx), "ll" (optimised
-    LLVM IR) and "s" (assembly); what kernels share has a symbol of its own."""
+    LLVM IR) and "s" (assembly); what kernels share has a symbol of its own. brief: only "ll"."""
     lowered = _lowered(functions, target)
     module = _generate(lowered, target)
     if show:
-        show_functions(lowered, module, show)
+        show_functions(lowered, module, show, brief)
     with TemporaryDirectory(prefix="nomul-") as folder:
         path = Path(folder) / "kernels.o"
         module.write_to_file(str(path))

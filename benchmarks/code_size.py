@@ -49,7 +49,7 @@ class Measure:
         self.rows: list[tuple[Any, ...]] = []
         self.bytes = 0
 
-    def __call__(self, functions: Mapping[str, Any], target: Target) -> bytes:
+    def __call__(self, functions: Mapping[str, Any], target: Target, *_: Any, **__: Any) -> bytes:
         shared = lower.lower_to_object(functions, target)
         with mock.patch.object(lower, "share", dict):
             alone = lower.lower_to_object(functions, target)
