@@ -111,9 +111,9 @@ class Store:
             self._statistics |= collect(module, layers, batches, progress)
         return {name: self._statistics[name] for name in names if name in self._statistics}
 
-    def _lower(self, functions: Mapping[str, Any], target: Any, show: Any = None) -> bytes:
+    def _lower(self, functions: Mapping[str, Any], target: Any, *arguments: Any, **named: Any) -> bytes:
         hashes = [(name, int(tvm_ffi.structural_hash(function))) for name, function in functions.items()]
         key = (target.level, *hashes)
         if key not in self._objects:
-            self._objects[key] = lower_to_object(functions, target, show)
+            self._objects[key] = lower_to_object(functions, target, *arguments, **named)
         return self._objects[key]

@@ -144,7 +144,7 @@ BIONIC = """
 __errno __sched_cpucount bcmp clock_gettime close fstat getauxval memcmp memcpy memmove memset mmap munmap open strlen
 pthread_cond_broadcast pthread_cond_destroy pthread_cond_init pthread_cond_signal pthread_cond_wait pthread_create
 pthread_join pthread_mutex_destroy pthread_mutex_init pthread_mutex_lock pthread_mutex_unlock sched_getaffinity
-sched_getcpu sched_setaffinity
+sched_getcpu sched_setaffinity syscall
 """
 
 
