@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
 from nomul.ir.errors import NomulError
+from nomul.ir.registry import modules_of
 
 MUSL = "-musl"
 
@@ -133,10 +132,7 @@ class Family:
 @cache
 def families() -> dict[str, Family]:
     """Every machine family by name."""
-    package = importlib.import_module("nomul.backends.targets")
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    found = [importlib.import_module(f"{package.__name__}.{name}").FAMILY for name in names]
-    return {family.name: family for family in found}
+    return {module.FAMILY.name: module.FAMILY for module in modules_of("nomul.backends.targets")}
 
 
 def target_names() -> dict[str, str]:
