@@ -97,10 +97,6 @@ class Epilogue:
         self.anchor_result = anchor_result
         (self.result,) = group.func.returns
 
-    @property
-    def is_identity(self) -> bool:
-        return self.result is self.anchor_result
-
     def apply(self, accumulator: Expr, index: Index, load: Load) -> Expr:
         """One element (or vector) of the group's result. accumulator: the anchor's element at `index`, a compute value;
         load(param, index): an element of another parameter, of whose shape `index` is an index."""

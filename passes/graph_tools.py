@@ -44,11 +44,6 @@ def only_user(func: Func, value: Value) -> Node | None:
     return next(iter(nodes))
 
 
-def is_single_use(value: Value) -> bool:
-    """Used in one place (a returned value counts as used elsewhere only through its function; see only_user)."""
-    return len(value.users) == 1
-
-
 def is_elementwise(node: Node | None) -> bool:
     return node is not None and node.spec.kind is Kind.ELEMENTWISE
 

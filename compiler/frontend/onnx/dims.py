@@ -78,8 +78,7 @@ class DimTable:
     def __init__(self, inputs: list[onnx.ValueInfoProto], requests: Mapping[str, DimRequest]) -> None:
         self.dims: dict[str, NamedDim] = {}
         self.notes: dict[str, str] = {}
-        self._renamed: dict[str, Dim] = {}  # text in the model -> size, for names and expressions of them
-        self._same: dict[str, str] = {}
+        self._same: dict[str, str] = {}  # text in the model -> dim; `=` and a dim that is no more -> what stands for it
         expressions: list[str] = []
         for name, axis, text in _dynamic_axes(inputs):
             if text is None or text.isidentifier() or not _expression(text):
