@@ -22,8 +22,7 @@ from nomul.ir.graph import Module, Node, Value, Weight
 
 ALIGNMENT = 64
 SMALL = 32 * 1024  # bytes
-Progress = Callable[[str], None]
-Lower = Callable[[Selection, Mapping[int, str], Progress], tuple[Level, ...]]
+Lower = Callable[[Selection, Mapping[int, str]], tuple[Level, ...]]
 
 
 @dataclass
@@ -75,7 +74,6 @@ def build_plan(
     module: Module,
     selection: Selection,
     name: str,
-    progress: Progress = lambda text: None,
     lower: Lower | None = None,
     show: Show | None = None,
 ) -> Plan:
@@ -92,7 +90,7 @@ def build_plan(
         if node.op == "exec.run":
             choice = selection.choices[node.attrs["func"]]
             steps.append(_step(node, choice, symbols[id(choice)], places, blob, module))
-    levels = (lower or partial(lower_levels, show=show))(selection, symbols, progress)
+    levels = (lower or partial(lower_levels, show=show))(selection, symbols)
     return Plan(
         name=name,
         inputs=tuple(Port(param.name, param.dtype, param.shape) for param in func.params),
@@ -116,21 +114,16 @@ def kernel_symbols(selection: Selection) -> dict[int, str]:
     return names
 
 
-def lower_levels(
-    selection: Selection, symbols: Mapping[int, str], progress: Progress, show: Show | None = None
-) -> tuple[Level, ...]:
+def lower_levels(selection: Selection, symbols: Mapping[int, str], show: Show | None = None) -> tuple[Level, ...]:
     """All levels side by side: LLVM runs outside of Python's lock."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         count = len(selection.levels)
-        return tuple(pool.map(lambda index: _lower_level(selection, symbols, index, progress, show), range(count)))
+        return tuple(pool.map(lambda index: _lower_level(selection, symbols, index, show), range(count)))
 
 
-def _lower_level(
-    selection: Selection, symbols: Mapping[int, str], index: int, progress: Progress, show: Show | None
-) -> Level:
+def _lower_level(selection: Selection, symbols: Mapping[int, str], index: int, show: Show | None) -> Level:
     target = selection.levels[index]
     functions = {f"{symbols[id(c)]}__{target.level}": c.built[index].function for c in selection.unique}
-    progress(f"{len(functions)} kernels for {target.name}")
     code = lower_to_object(functions, target, show, brief=index > 0)
     return Level(target.level, tuple(sorted(target.features)), code)
 
