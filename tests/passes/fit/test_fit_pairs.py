@@ -6,12 +6,12 @@ from functools import cache
 
 import numpy as np
 import pytest
+from weight_error import weighted_error
 
 from nomul.ir.encodings import Encoding, all_encodings
 from nomul.ir.encodings.low_bit import LowBit
 from nomul.ir.syntax import parse_encoding
 from nomul.passes.fit import all_fitters, find_fitter, fitters_of
-from nomul.passes.fit.solve.hessian import weighted_error
 
 ENCODINGS = (
     "int8",

@@ -11,11 +11,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+from weight_error import weighted_error
 
 from nomul.ir.syntax import parse_encoding
 from nomul.passes.fit import find_fitter
 from nomul.passes.fit.solve import planes
-from nomul.passes.fit.solve.hessian import weighted_error
 from nomul.passes.fit.solve.planes import levels_of, nearest_level, solve_bits, solve_trits, trit_combinations
 
 NEAR = 0.0025
