@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Compiled:
     selection: Selection
     plan: Plan
 
-    @property
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """What the artifact says of itself."""
         return describe(self.module, self.selection, self.plan)

@@ -67,6 +67,7 @@ def describe(module: Module, selection: Selection, plan: Plan) -> dict[str, Any]
 
 def describe_module(module: Module) -> dict[str, Any]:
     """The part of the facts that a module alone has."""
+    weights = weight_facts(module.weights.values())
     return {
         "format": FORMAT,
         "origin": module.origin,
@@ -74,8 +75,8 @@ def describe_module(module: Module) -> dict[str, Any]:
         "outputs": [{"name": value.name, **_type(value)} for value in module.main.returns],
         "dims": dims_facts(module.dims),
         "ops": op_counts(module),
-        "weights_table": weight_facts(module.weights.values()),
-        "weights_bytes": sum(fact["bytes"] for fact in weight_facts(module.weights.values())),
+        "weights_table": weights,
+        "weights_bytes": sum(fact["bytes"] for fact in weights),
         "ir": print_module(module),
     }
 

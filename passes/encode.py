@@ -22,7 +22,7 @@ from nomul.passes.base import Pass, Report
 from nomul.passes.calibrate import Batch, collect, waves
 from nomul.passes.choice import ACTS, ANY, PLAIN, ROLES, Recipe, Rule, unmatched
 from nomul.passes.fallback import fitting
-from nomul.passes.fit import find_fitter
+from nomul.passes.fit import Fitter, find_fitter
 from nomul.passes.fit_layers import Fit, FitCache, Job, fit_jobs
 from nomul.passes.layers import Layer, layers_of
 
@@ -47,6 +47,15 @@ class Plan:
     @property
     def weight(self) -> Weight:
         return self.layer.weight
+
+    @property
+    def fitter(self) -> Fitter:
+        """Where another encoding stands in for the one of the rule, the fitter is that one's default."""
+        named = self.rule.fitter if type(self.encoding) is type(self.rule.encoding) else None
+        return find_fitter(named, self.encoding)
+
+    def job(self, context: bytes) -> Job:
+        return Job(self.weight, self.encoding, self.fitter, self.bias is not None, context)
 
 
 class Encode(Pass):
@@ -90,7 +99,7 @@ class Encode(Pass):
     def run(self, module: Module, report: Report) -> None:
         plans = self._plans(module, report)
         context = _context(module, self.batches) if self.cache else b""
-        jobs = {plan.weight.name: _job(plan, context) for plan in plans}
+        jobs = {plan.weight.name: plan.job(context) for plan in plans}
         fits = self._cached(jobs)
         missing = [plan.layer for plan in plans if plan.weight.name not in fits]
         problems: list[Problem] = []
@@ -169,12 +178,6 @@ class Encode(Pass):
                 fits[layer.weight.name] = fit
 
 
-def _job(plan: Plan, context: bytes) -> Job:
-    """Where another encoding stands in for the one of the rule, the fitter is that one's default."""
-    named = plan.rule.fitter if type(plan.encoding) is type(plan.rule.encoding) else None
-    return Job(plan.weight, plan.encoding, find_fitter(named, plan.encoding), plan.bias is not None, context)
-
-
 def _context(module: Module, batches: Sequence[Batch]) -> bytes:
     """A digest of all that statistics of layer inputs depend on."""
     if not batches:
@@ -206,8 +209,9 @@ def _apply(module: Module, plan: Plan, fit: Fit) -> dict[str, Any]:
     """Puts the encoded weight into its place. The result: facts of the layer for reports, what it lost among them."""
     weight = plan.weight
     twin = Weight(weight.name, Tensor(weight.dtype, weight.shape, plan.encoding), fit.fields)
+    before, after = weight.array(), twin.array()
     if plan.bias is not None and fit.mean is not None:
-        error = (weight.array() - twin.array()).reshape(len(weight.array()), -1).astype(np.float64)
+        error = (before - after).reshape(len(before), -1).astype(np.float64)
         bias = plan.bias.array()
         exchange(module, plan.bias, Weight.dense(plan.bias.name, (bias + error @ fit.mean).astype(bias.dtype)))
     exchange(module, weight, twin)
@@ -218,11 +222,11 @@ def _apply(module: Module, plan: Plan, fit: Fit) -> dict[str, Any]:
         "loc": plan.layer.loc,
         "roles": list(plan.layer.roles),
         "encoding": str(plan.encoding),
-        "fitter": _job(plan, b"").fitter.name,
+        "fitter": plan.fitter.name,
         "act": plan.rule.act,
         "bits": round(plan.encoding.bits_per_weight(_shape(weight)), 4),
         "bytes": sum(array.nbytes for array in fit.fields.values()),
-        "weights": accuracy(weight.array(), twin.array()).as_json(),
+        "weights": accuracy(before, after).as_json(),
     }
 
 
