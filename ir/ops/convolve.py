@@ -101,7 +101,12 @@ def conv2d(
     else:
         q, scale = quantise(x.reshape(len(x), x[0].size), act, act_scale)
         y = quantised_images(q.reshape(x.shape), scale, w, strides, pads, dilations, groups)
-    y = y.reshape(len(x), w.shape[0], *y.shape[-2:])
+    return images_of_groups(y, bias, dtype, layout)
+
+
+def images_of_groups(y: np.ndarray, bias: np.ndarray | None, dtype: np.dtype, layout: str) -> np.ndarray:
+    """Images in the layout, bias added, of the groups' results y [N, groups, O / groups, OH, OW]."""
+    y = y.reshape(len(y), y.shape[1] * y.shape[2], *y.shape[3:])
     y = y if bias is None else y + bias[:, None, None]
     return in_layout(y.astype(dtype), layout)
 

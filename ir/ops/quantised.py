@@ -11,7 +11,7 @@ import numpy as np
 
 from nomul.ir.dim import product as numel
 from nomul.ir.op import Kind, op
-from nomul.ir.ops.convolve import PADS, channels_first, in_layout, infer_conv2d, quantised_images
+from nomul.ir.ops.convolve import PADS, channels_first, images_of_groups, infer_conv2d, quantised_images
 from nomul.ir.quantise import product, verify_act
 from nomul.ir.quantise import quantise as quantise_rows
 from nomul.ir.signature import TypeFault
@@ -66,6 +66,4 @@ def quantised_conv2d(
 ) -> "f[...]":
     """nn.conv2d of q * scale for q and scale of nn.quantise; the sums of integers are exact."""
     y = quantised_images(channels_first(q, layout), scale, w, strides, pads, dilations, groups)
-    y = y.reshape(len(q), w.shape[0], *y.shape[-2:])
-    y = y if bias is None else y + bias[:, None, None]
-    return in_layout(y.astype(w.dtype), layout)
+    return images_of_groups(y, bias, w.dtype, layout)
