@@ -66,7 +66,7 @@ def packed_fields(weight: Weight, layout: str | None) -> Mapping[str, np.ndarray
     """The arrays whose pointers a kernel takes for this weight."""
     shape = tuple(int(size) for size in weight.shape)
     if layout is not None:
-        return layouts.pack(layout, weight.fields, shape)
+        return layouts.pack(layout, weight.fields, shape, weight.type.encoding)
     return kernel_fields(weight.type.encoding, weight.fields, shape) if weight.type.encoding else weight.fields
 
 
