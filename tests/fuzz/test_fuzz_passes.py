@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from fuzz.effort import AS_DRAWN
 from fuzz.graphs import Drawn, modules
-from fuzz.rounding import tolerances
+from fuzz.rounding import Expected
 from hypothesis import given, settings
 
 import nomul
 from nomul.ir.interpreter import run
-from nomul.ir.text import print_module
 
 FEW = settings(AS_DRAWN, max_examples=40)
 
 
 def compare(drawn: Drawn) -> None:
     """The runner's own check draws other inputs; here the drawn ones are compared, too."""
-    expected = run(drawn.module, *drawn.inputs)
+    expected = Expected(drawn)
     lowered = nomul.lower(drawn.module, check=True)
-    what = f"with {drawn.dims} of\n{print_module(drawn.module)}"
-    limits = tolerances(drawn.module, drawn.inputs, expected)
-    for result, value, limit in zip(run(lowered, *drawn.inputs), expected, limits, strict=True):
-        assert result.dtype == value.dtype and result.shape == value.shape, what
-        assert np.all(np.abs(result.astype(np.float64) - value) <= limit), what
+    expected.compare(run(lowered, *drawn.inputs), "after all passes")
 
 
 @FEW

@@ -9,31 +9,23 @@ import numpy as np
 import pytest
 from fuzz.effort import AS_DRAWN
 from fuzz.graphs import Drawn, modules
-from fuzz.rounding import tolerances
+from fuzz.rounding import Expected
 from hypothesis import given, settings
 from portable_c_harness import build_library, run_library
 
 import nomul
-from nomul.ir.interpreter import run
-from nomul.ir.text import print_module
 
 FEW = settings(AS_DRAWN, max_examples=8)
 
 
 def compare(drawn: Drawn) -> None:
-    expected = run(drawn.module, *drawn.inputs)
-    results = [np.zeros(value.shape, value.dtype) for value in expected]
+    expected = Expected(drawn)
+    results = [np.zeros(value.shape, value.dtype) for value in expected.values]
     with TemporaryDirectory(prefix="nomul-test-") as name:
         folder = nomul.build(drawn.module, output=Path(name) / "model", emit="c")
         library = build_library(folder, "-O1", "-fsanitize=undefined", "-fsanitize-trap=undefined")
         run_library(library, drawn.inputs, results)
-    limits = tolerances(drawn.module, drawn.inputs, expected)
-    for number, (result, value, limit) in enumerate(zip(results, expected, limits, strict=True)):
-        what = f"output {number} with {drawn.dims} of\n{print_module(drawn.module)}"
-        if value.dtype.kind == "f":
-            assert np.all(np.abs(result - value) <= limit), what
-        else:
-            np.testing.assert_array_equal(result, value, what)
+    expected.compare(results, "of portable C")
 
 
 @FEW
