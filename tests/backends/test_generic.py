@@ -304,6 +304,8 @@ def norm_cases() -> list[Case]:
         Case("nn.rms_norm", ("f16[A, D]",), {}, {0: _large}, 5e-3),
         Case("nn.layer_norm", ("f32[A, D]",)),
         Case("nn.rms_norm", ("f32[A, D]",)),
+        Case("nn.hadamard", ("f32[A, B, 24]",), {"block": 8}, tolerance=0),
+        Case("nn.hadamard", ("f16[A, 24]",), {"block": 2}, tolerance=1e-3),
         Case("nn.group_norm", ("f32[A, 6, H, W]", "f32[6]", "f32[6]"), {"groups": 3}),
         Case("nn.group_norm", ("f32[A, 6, D]",), {"groups": 6}),
         Case("nn.batch_norm", ("f32[A, 6, D]", *["f32[6]"] * 4), {}, {4: lambda s, r: r.random(6) + 0.1}),

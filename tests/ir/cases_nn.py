@@ -126,7 +126,16 @@ IMAGES = [
     ),
 ]
 
+
+def _hadamard() -> Case:
+    """Sylvester's matrix of order 4 on each half of the last axis."""
+    two = np.array([[1, 1], [1, -1]])
+    matrix = np.kron(np.eye(2), np.kron(two, two)) / 2
+    return Case("nn.hadamard", [X], torch.from_numpy((X @ matrix).astype(np.float32)), {"block": 4})
+
+
 CASES = [
+    _hadamard(),
     *_quantised(),
     Case("nn.linear", [X, W], F.linear(t(X), t(W)), tolerance=1e-5),
     Case("nn.linear", [X, W, BIAS], F.linear(t(X), t(W), t(BIAS)), tolerance=1e-5),
