@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from results import markdown_table, replace_section
+
 from nomul.console import table
 
 PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
@@ -31,17 +33,10 @@ def print_rows(result: dict[str, Any]) -> None:
 
 def update_docs(result: dict[str, Any]) -> None:
     """Replaces the results in docs/accuracy.md."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(START, 1)
-    after = rest.split(END, 1)[1]
     lines: list[str] = []
     for model, rows in _by_model(result["rows"]).items():
-        cells = [_columns(rows), *(_cells(row, rows) for row in rows)]
-        shown = ["| " + " | ".join(row) + " |" for row in cells]
-        shown.insert(1, "|" + "---|" * len(cells[0]))
-        lines += [f"### {model}", "", *shown, ""]
-    body = "\n".join(lines)
-    PAGE.write_text(f"{before}{START}\n{body}{END}{after}", encoding="utf-8")
+        lines += [f"### {model}", "", *markdown_table(_columns(rows), (_cells(row, rows) for row in rows)), ""]
+    replace_section(PAGE, START, END, lines[:-1])
 
 
 def _by_model(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from arm_trace import Block, trace
+from results import markdown_table, replace_section
 
 from nomul.backends.group import Group
 from nomul.backends.select import choose
@@ -204,16 +205,12 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def update_docs(rows: list[Row]) -> None:
     """Replaces the results in docs/benchmarks.md."""
-    before, rest = PAGE.read_text(encoding="utf-8").split(START, 1)
-    after = rest.split(END, 1)[1]
     peaks = [
         f"- {core.name}: {core.peak} f32 operations per cycle ({core.source}); LLVM's model `{core.model}`: "
         f"{peak(core.model):.1f}"
         for core in CORES
     ]
-    lines = ["| " + " | ".join(line) + " |" for line in (COLUMNS, *map(cells, rows))]
-    lines.insert(1, "|" + "---|" * len(COLUMNS))
-    PAGE.write_text("\n".join([f"{before}{START}", *peaks, "", *lines, f"{END}{after}"]), encoding="utf-8")
+    replace_section(PAGE, START, END, [*peaks, "", *markdown_table(COLUMNS, map(cells, rows))])
 
 
 def main() -> None:

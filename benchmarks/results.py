@@ -1,8 +1,9 @@
-"""Benchmark results for readers: lines, a table for the terminal, and the table in docs/benchmarks.md."""
+"""Benchmark results for readers: lines, a table for the terminal, and the table in docs/benchmarks.md; also what other
+benchmarks need to write theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,21 @@ def print_results(result: dict[str, Any]) -> None:
 
 def update_docs(result: dict[str, Any]) -> None:
     """Replaces the results in docs/benchmarks.md."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(START, 1)
-    after = rest.split(END, 1)[1]
-    rows = ["| " + " | ".join(map(str, cells)) + " |" for cells in (COLUMNS, *map(_cells, result["rows"]))]
-    rows.insert(1, "|" + "---|" * len(COLUMNS))
-    body = "\n".join([*(f"- {text}" for text in _limits(result)), "", *rows])
-    PAGE.write_text(f"{before}{START}\n{body}\n{END}{after}", encoding="utf-8")
+    limits = [f"- {text}" for text in _limits(result)]
+    replace_section(PAGE, START, END, [*limits, "", *markdown_table(COLUMNS, map(_cells, result["rows"]))])
+
+
+def replace_section(page: Path, start: str, end: str, lines: Iterable[str]) -> None:
+    """Puts lines between those that are `start` and `end`. Raises ValueError where the page lacks one of these."""
+    before, rest = page.read_text(encoding="utf-8").split(start, 1)
+    _, after = rest.split(end, 1)
+    page.write_text("\n".join([before + start, *lines, end + after]), encoding="utf-8")
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table with a head."""
+    head, *body = ("| " + " | ".join(cells) + " |" for cells in (columns, *rows))
+    return [head, "|" + "---|" * len(columns), *body]
 
 
 def _limits(result: dict[str, Any]) -> Iterator[str]:
