@@ -26,7 +26,8 @@ from tests.emulate import qemu
 
 MAIN = Path(__file__).with_name("foreign_kernels.c")
 # The least CPU that has a level, and so lacks the next one's features.
-CPUS = {"aarch64": {"neon": "cortex-a53", "dotprod": "cortex-a76"}, "arm": {"neon": "cortex-a7"}}
+_A76 = dict.fromkeys(("dotprod", "neon_dotprod", "cortex_a76"), "cortex-a76")
+CPUS = {"aarch64": {"neon": "cortex-a53"} | _A76, "arm": {"neon": "cortex-a7"}, "riscv64": {"rv64gc": "sifive-u54"}}
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,6 @@ class Emulator:
         self._cpu = CPUS.get(target.arch, {}).get(target.level, "max")
         _link(functions, target, Path(self._folder.name))
         command = [emulator, "-cpu", self._cpu, str(Path(self._folder.name, "program"))]
-        if target.arch == "riscv64":
-            command[1:3] = []  # has no CPU "max"
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         atexit.register(self._end)
         self.entries = {symbol: Entry(self, number) for number, symbol in enumerate(functions)}
