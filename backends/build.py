@@ -79,8 +79,8 @@ def build_plan(
 ) -> Plan:
     """The Plan of a module at level "exec" with planned slots. lower: makes the levels' code; LLVM where it is None.
 
-    show: sees the text of every function that LLVM makes (`lower_to_object`), on several threads; of the best level
-    all kinds, of the others LLVM IR alone."""
+    show: sees the text of every function that LLVM makes (`lower_to_object`), on several threads; of code that the best
+    level runs all kinds, of the rest LLVM IR alone."""
     func, blob = module.main, WeightBlob()
     outputs = func.result_names or tuple(value.name for value in func.returns)
     symbols = kernel_symbols(selection)
@@ -123,9 +123,12 @@ def lower_levels(selection: Selection, symbols: Mapping[int, str], show: Show | 
 
 def _lower_level(selection: Selection, symbols: Mapping[int, str], index: int, show: Show | None) -> Level:
     target = selection.levels[index]
-    functions = {f"{symbols[id(c)]}__{target.level}": c.built[index].function for c in selection.unique}
-    code = lower_to_object(functions, target, show, brief=index > 0)
-    return Level(target.level, tuple(sorted(target.features)), code)
+    owned = [choice for choice in selection.unique if choice.code[index] == target]
+    functions = {f"{symbols[id(choice)]}__{target.level}": choice.built[index].function for choice in owned}
+    brief = not any(choice.code[0] == target for choice in owned)
+    code = lower_to_object(functions, target, show, brief) if functions else b""
+    borrowed = {symbols[id(c)]: c.code[index].level for c in selection.unique if c.code[index] != target}
+    return Level(target.level, tuple(sorted(target.features)), code, borrowed)
 
 
 def _locations(module: Module) -> dict[Value, Location]:

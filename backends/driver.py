@@ -9,7 +9,7 @@ from importlib.resources import files
 from nomul.backends import c_text
 from nomul.backends.driver_ports import DimNames, check_limits, emit_ports
 from nomul.backends.driver_sizes import closed_ranges
-from nomul.backends.driver_steps import emit_kernels, emit_layout, emit_steps
+from nomul.backends.driver_steps import emit_kernels, emit_layout, emit_steps, kernel_tables
 from nomul.backends.plan import Level, Plan
 from nomul.backends.weights_image import MAGIC, VERSION, WeightsImage
 from nomul.ir.errors import NomulError
@@ -31,7 +31,7 @@ def emit_driver(plan: Plan, *, external_weights: bool = False) -> str:
         f"enum {{ SLOT_COUNT = {max(1, len(plan.slots))} }};\n",
         emit_layout(plan, names),
         emit_steps(plan, names),
-        _levels(plan.levels),
+        _levels(plan),
         _program(plan, names, WeightsImage(plan.weights), external_weights),
     ]
     return "\n".join(section for section in sections if section)
@@ -53,13 +53,14 @@ def _feature_set(level: Level) -> str:
     return " | ".join(f"NM_CPU({known[name]})" for name in level.features) or "0"
 
 
-def _levels(levels: tuple[Level, ...]) -> str:
+def _levels(plan: Plan) -> str:
+    levels, tables = plan.levels, kernel_tables(plan)
     rows = [f"{{{c_text.string(level.name)}, {c_text.string(' '.join(level.features))}}}" for level in levels]
     return "\n".join(
         [
             c_text.table("nm_level level_table", rows),
             c_text.table("uint64_t feature_table", [_feature_set(level) for level in levels]),
-            c_text.table("void *const kernel_tables", [f"&kernels_{level.name}" for level in levels]),
+            c_text.table("void *const kernel_tables", [f"&kernels_{tables[level.name]}" for level in levels]),
         ]
     )
 

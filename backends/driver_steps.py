@@ -18,17 +18,27 @@ _MACROS = """\
 
 
 def emit_kernels(plan: Plan, names: DimNames) -> str:
-    """The type of a kernel table, one table per level, and the thunks."""
+    """The type of a kernel table, the tables, and the thunks."""
     steps = kernels(plan)
     fields = "".join(f"  int32_t (*{step.symbol}){_parameters(step)};\n" for step in steps)
     text = [f"typedef struct {{\n{fields or '  int unused;' + chr(10)}}} kernel_table;\n"]
+    own = [(step, level.name) for level in plan.levels for step in steps if step.symbol not in level.borrowed]
+    text.append("".join(f"extern NM_HIDDEN int32_t {step.symbol}__{name}{_parameters(step)};\n" for step, name in own))
+    tables = set(kernel_tables(plan).values())
     for level in plan.levels:
-        externs = (f"extern NM_HIDDEN int32_t {step.symbol}__{level.name}{_parameters(step)};\n" for step in steps)
-        text.append("".join(externs))
-        rows = "".join(f"  .{step.symbol} = {step.symbol}__{level.name},\n" for step in steps)
-        text.append(f"static const kernel_table kernels_{level.name} = {{\n{rows or '  .unused = 0,' + chr(10)}}};\n")
+        if level.name in tables:
+            rows = "".join(f"  .{step.symbol} = {step.symbol}__{level.owner(step.symbol)},\n" for step in steps)
+            rows = rows or "  .unused = 0,\n"
+            text.append(f"static const kernel_table kernels_{level.name} = {{\n{rows}}};\n")
     thunks = [_thunk(symbol, dims, step, names) for (symbol, dims), step in _thunk_steps(plan).items()]
     return "\n".join([*text, "/* Each calls one kernel, through the table of the level. */", *thunks])
+
+
+def kernel_tables(plan: Plan) -> dict[str, str]:
+    """For each level the one whose table it uses: the lowest one with the same kernels."""
+    owners = {level.name: tuple(level.owner(step.symbol) for step in kernels(plan)) for level in plan.levels}
+    lowest = {owner: name for name, owner in owners.items()}
+    return {name: lowest[owner] for name, owner in owners.items()}
 
 
 def kernels(plan: Plan) -> list[Step]:

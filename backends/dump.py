@@ -12,7 +12,8 @@ def selection_table(selection: Selection) -> str:
     symbols = kernel_symbols(selection)
     lines = []
     for name, choice in selection.choices.items():
-        lines.append(f"@{name}: {choice.label} as {symbols[id(choice)]}, {choice.built[0].tiles} tiles")
+        code = f"code for {', '.join(choice.code_levels)}"
+        lines.append(f"@{name}: {choice.label} as {symbols[id(choice)]}, {choice.built[0].tiles} tiles, {code}")
         lines += [f"    not {kernel}: {reason}" for kernel, reason in choice.rejected]
     return "\n".join(lines) + "\n"
 

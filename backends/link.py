@@ -76,7 +76,8 @@ def _compile(
 ) -> tuple[str, ...]:
     objects = dict(runtime_objects(triple, flags))
     for level in plan.levels:
-        objects[f"kernels_{level.name}.o"] = hide_symbols(level.object) if is_macho(triple) else level.object
+        if level.object:
+            objects[f"kernels_{level.name}.o"] = hide_symbols(level.object) if is_macho(triple) else level.object
     for name, code in objects.items():
         (folder / name).write_bytes(code)
     write_runtime(folder, RUNTIME_HEADERS)

@@ -5,6 +5,7 @@ A Plan is the last thing made of IR; `backends/driver.py` turns it into C, and k
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -52,11 +53,18 @@ class Level:
     """The kernels of one instruction set: symbols carry the suffix `__<name>`; `object` is a relocatable file.
 
     features: names that the runtime's CPU check knows, all needed (for example ("avx2", "fma", "f16c")).
+    borrowed: symbols, without suffix, of kernels that are not in the object, and the level whose code they run.
+    object is empty where all are borrowed.
     """
 
     name: str
     features: tuple[str, ...]
     object: bytes
+    borrowed: Mapping[str, str] = field(default_factory=dict)
+
+    def owner(self, symbol: str) -> str:
+        """The level whose code of this kernel runs here."""
+        return self.borrowed.get(symbol, self.name)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ Build = Callable[[Group, "Target"], Built]
 class Kernel:
     """op: the anchor op it serves ("*" = any group, "" = one without an anchor).
     encoding: of the anchor's weight operand (None: dense).  needs: target features, all required.
+    uses: further features that the builder looks at; of those that a level adds to its base, it sees no others.
     accepts: a reason why a group is refused, or None.  rank: higher wins; 0 is for
     plain loops without vectors, which serve portable C too."""
 
@@ -48,6 +49,7 @@ class Kernel:
     op: str
     encoding: str | None
     needs: frozenset[str]
+    uses: frozenset[str]
     accepts: Callable[[Group], str | None]
     rank: int
     build: Build
@@ -62,6 +64,7 @@ def kernel(
     *,
     encoding: str | None = None,
     needs: tuple[str, ...] = (),
+    uses: tuple[str, ...] = (),
     accepts: Callable[[Group], str | None] = lambda group: None,
     rank: int = 0,
 ) -> Callable[[Build], Kernel]:
@@ -69,7 +72,7 @@ def kernel(
 
     def declare(build: Build) -> Kernel:
         name = f"{_LABELS.get(op, op)}/{encoding or 'f32'}/{build.__name__}"
-        return _KERNELS.add(name, Kernel(name, op, encoding, frozenset(needs), accepts, rank, build))
+        return _KERNELS.add(name, Kernel(name, op, encoding, frozenset(needs), frozenset(uses), accepts, rank, build))
 
     return declare
 

@@ -14,18 +14,26 @@ from nomul.ir.graph import Module, Node, Weight
 
 @dataclass(frozen=True)
 class Choice:
-    """The kernel of one group on each level (best level first), and (kernel, reason) of those refused before it."""
+    """The kernel of one group on each level (best level first), and (kernel, reason) of those refused before it.
+
+    code: for each level the one whose code it runs: itself, or a lower one for which the same kernel is the same."""
 
     group: Group
     levels: tuple[Target, ...]
     kernels: tuple[Kernel, ...]
     built: tuple[Built, ...]
+    code: tuple[Target, ...]
     rejected: tuple[tuple[str, str], ...] = ()
 
     @property
     def label(self) -> str:
         """The kernel's name; several, best level first, where levels differ."""
         return "|".join(dict.fromkeys(kernel.name for kernel in self.kernels))
+
+    @property
+    def code_levels(self) -> tuple[str, ...]:
+        """The levels that have code of their own."""
+        return tuple(dict.fromkeys(target.level for target in self.code))
 
     @property
     def is_generic(self) -> bool:
@@ -73,39 +81,69 @@ def group_of(module: Module, node: Node) -> Group:
 
 def choose(group: Group, levels: Sequence[Target]) -> Choice:
     """The best kernel for each level; all levels must agree on tiles, layouts and in-place operands."""
-    rejected: list[tuple[str, str]] = []
-    kernels: list[Kernel] = []
-    built: list[Built] = []
+    search = _Search(group, tuple(levels))
+    taken: list[Kernel] = []
     for target in levels:
-        found = _best(group, target, built[0] if built else None, rejected)
-        if found is None:  # start again with what every level can run
-            return _same_everywhere(group, levels, rejected)
-        kernels.append(found[0])
-        built.append(found[1])
-    return Choice(group, tuple(levels), tuple(kernels), tuple(built), tuple(dict.fromkeys(rejected)))
+        kernel = search.best(target, search.build(taken[0], levels[0]) if taken else None)
+        if kernel is None:  # start again with what every level can run
+            return search.same_everywhere()
+        taken.append(kernel)
+    return search.choice(taken)
 
 
-def _same_everywhere(group: Group, levels: Sequence[Target], rejected: list[tuple[str, str]]) -> Choice:
-    for kernel in _candidates(group):
-        if all(_refusal(kernel, group, target) is None for target in levels):
-            built = tuple(kernel.build(group, target) for target in levels)
-            return Choice(group, tuple(levels), (kernel,) * len(levels), built, tuple(dict.fromkeys(rejected)))
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in dict.fromkeys(rejected)) or "no kernel serves this op"
-    raise NomulError("NM401", f"no kernel for @{group.func.name} on {', '.join(t.name for t in levels)}: {reasons}")
+def code_level(kernel: Kernel, target: Target, levels: Sequence[Target]) -> Target:
+    """Of `levels`, the one whose code of this kernel `target` runs: the lowest on the same base that has all the
+    features which the kernel looks at and `target` has."""
+    wanted = target.features & (kernel.needs | kernel.uses)
+    same = [level for level in levels if level.base == target.base and wanted <= level.features <= target.features]
+    return min(same, key=lambda level: len(level.features)) if target.base else target
 
 
-def _best(
-    group: Group, target: Target, first: Built | None, rejected: list[tuple[str, str]]
-) -> tuple[Kernel, Built] | None:
-    for kernel in _candidates(group):
-        reason = _refusal(kernel, group, target)
-        if reason is None:
-            built = kernel.build(group, target)
-            if first is None or _compatible(first, built):
-                return kernel, built
-            reason = "differs in tiles or weight layout from the kernel of the best level"
-        rejected.append((kernel.name, f"{target.level}: {reason}"))
-    return None
+@dataclass
+class _Search:
+    """The kernels of one group as they are tried. rejected: (kernel, reason) -> the levels that refused it."""
+
+    group: Group
+    levels: tuple[Target, ...]
+    rejected: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    _built: dict[tuple[str, str], Built] = field(default_factory=dict)
+
+    def build(self, kernel: Kernel, target: Target) -> Built:
+        """Once for all levels that run the same code."""
+        code = code_level(kernel, target, self.levels)
+        key = kernel.name, code.level
+        if key not in self._built:
+            self._built[key] = kernel.build(self.group, code)
+        return self._built[key]
+
+    def best(self, target: Target, first: Built | None) -> Kernel | None:
+        """The highest rank that serves the level. first: what its tiles, layouts and operands must agree with."""
+        for kernel in _candidates(self.group):
+            reason = _refusal(kernel, self.group, target)
+            if reason is None:
+                if first is None or _compatible(first, self.build(kernel, target)):
+                    return kernel
+                reason = "differs in tiles or weight layout from the kernel of the best level"
+            self.rejected.setdefault((kernel.name, reason), []).append(target.level)
+        return None
+
+    def same_everywhere(self) -> Choice:
+        for kernel in _candidates(self.group):
+            if all(_refusal(kernel, self.group, target) is None for target in self.levels):
+                return self.choice([kernel] * len(self.levels))
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.reasons()) or "no kernel serves this op"
+        names = ", ".join(target.name for target in self.levels)
+        raise NomulError("NM401", f"no kernel for @{self.group.func.name} on {names}: {reasons}")
+
+    def choice(self, kernels: Sequence[Kernel]) -> Choice:
+        each = list(zip(kernels, self.levels, strict=True))
+        built = tuple(self.build(kernel, target) for kernel, target in each)
+        code = tuple(code_level(kernel, target, self.levels) for kernel, target in each)
+        return Choice(self.group, self.levels, tuple(kernels), built, code, self.reasons())
+
+    def reasons(self) -> tuple[tuple[str, str], ...]:
+        """(kernel, levels and reason) of those that were refused."""
+        return tuple((name, f"{', '.join(where)}: {reason}") for (name, reason), where in self.rejected.items())
 
 
 def _candidates(group: Group) -> list[Kernel]:

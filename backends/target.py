@@ -21,6 +21,8 @@ class Target:
     features: names that kernels' `needs` and the runtime's CPU check use.  triple, cpu, attributes: for LLVM.
     zig: for linking; musl: the same against musl, empty where the system has no such choice.
     vector_bytes: width of a vector register; 0: none, as in portable C.
+    base: the level to which this one adds nothing but features that compilers use only where a kernel asks for them; of
+    levels with the same base, kernels share code (`select.code_level`). Empty: it shares none.
     description: one line for `nomul list targets`."""
 
     name: str
@@ -35,6 +37,7 @@ class Target:
     attributes: tuple[str, ...] = ()
     vector_bytes: int = 16
     registers: int = 16
+    base: str = ""
     description: str = field(default="", compare=False)
 
     @property

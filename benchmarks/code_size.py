@@ -1,8 +1,9 @@
 """Where the bytes of a library that are not weights go: `python benchmarks/code_size.py [--model NAME]`.
 
-For each model of benchmarks/models.py one artifact for SSE4.2, AVX2 and AVX-512: code and constants of the kernels of
-each level as LLVM makes them at its level 3, at level 2 as we use it, and at level 2 with kernels that differ only in
-sizes shared; then the driver and C runtime with what a shared library needs, and the facts. All in bytes.
+For each model of benchmarks/models.py one artifact for every level of x86-64 Linux: code and constants of the kernels of
+each level that has code of its own, as LLVM makes them at its level 3, at level 2 as we use it, and at level 2 with
+kernels that differ only in sizes shared; then the driver and C runtime with what a shared library needs, and the facts.
+All in bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from nomul.backends.target import Target
 from nomul.console import table
 from nomul.runtime.trailer import pack_facts
 
-TARGETS = ["x86-64-v4", "x86-64-v3", "x86-64-v2"]
+TARGET = "x86_64-linux"
 _CODE = (".text", ".rodata")
 COLUMNS = ("model", "level", "kernels", "level 3", "level 2", "shared")
 
@@ -83,7 +84,7 @@ def measure(entry: models.Entry) -> list[tuple[Any, ...]]:
             options.pop("example_inputs", None),
             dims=entry.dims,
             output=Path(name) / "model.so",
-            target=TARGETS,
+            target=TARGET,
             **options,
         )
         whole = artifact.path.stat().st_size - artifact.facts["weights"]["bytes"]

@@ -150,6 +150,7 @@ def _kernel(choice: Choice, runs: list[Node], selection: Selection) -> dict[str,
     names = {target.level: kernel.name for target, kernel in zip(choice.levels, choice.kernels, strict=True)}
     return {
         "kernels": names,
+        "code": list(choice.code_levels),
         "generic": choice.is_generic,
         "ops": [node.op for node in choice.group.func.nodes],
         "uses": uses,

@@ -39,12 +39,18 @@ EMULATED = ("aarch64-linux", "arm-linux", "riscv64-linux")
 
 
 def levels() -> tuple[Target, ...]:
-    """Every instruction-set level that this machine runs."""
-    return find_target("host")
+    """Every instruction-set level that this machine runs and for which a kernel without `uses` is compiled."""
+    return tuple(target for target in find_target("host") if target.base in ("", target.level))
 
 
 def level_names() -> list[str]:
     return [target.level for target in levels()]
+
+
+def levels_for(*features: str) -> list[str]:
+    """Levels of this machine that differ for a kernel which looks at the features: the lowest with each set of them."""
+    found = {(target.base, target.features.intersection(features)): target.level for target in find_target("host")}
+    return list(found.values())
 
 
 def every_level() -> list[Any]:
@@ -55,7 +61,7 @@ def every_level() -> list[Any]:
 
 def level(name: str) -> Target:
     """By its level for this machine, by its full name for others."""
-    found = [target for target in levels() if target.level == name]
+    found = [target for target in find_target("host") if target.level == name]
     return found[0] if found else find_target(name)[0]
 
 

@@ -1,4 +1,5 @@
-"""x86-64 Linux: the levels v2 (SSE4.2), v3 (AVX2, FMA, F16C) and v4 (AVX-512) of the System V psABI."""
+"""x86-64 Linux: the levels v2 (SSE4.2), v3 (AVX2, FMA, F16C) and v4 (AVX-512) of the System V psABI, v3 and v4 also
+with byte dot products (VNNI) and v4 with byte permutations (VBMI), for which the psABI has no names."""
 
 from __future__ import annotations
 
@@ -11,16 +12,18 @@ from nomul.backends.target import Alias, Family, Target
 _V2 = frozenset({"sse3", "ssse3", "sse4.1", "sse4.2", "cx16", "popcnt", "sahf"})
 _V3 = _V2 | {"avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"}
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+_V3_VNNI = _V3 | {"avxvnni"}
+_V4_VNNI = _V4 | {"avx512vnni"}
+_V4_VBMI = _V4_VNNI | {"avx512bitalg", "avx512ifma", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "gfni"}
 
+# VBMI2 and BITALG are not here: every CPU with one of them has all of v4_vbmi, so their names stand for that level.
 _EXTENSIONS = {
     "gfni": "v3",
     "avxvnni": "v3",
     "avxvnniint8": "v3",
     "avx512ifma": "v4",
     "avx512vbmi": "v4",
-    "avx512vbmi2": "v4",
     "avx512vnni": "v4",
-    "avx512bitalg": "v4",
     "avx512vpopcntdq": "v4",
     "avx512bf16": "v4",
     "avx512fp16": "v4",
@@ -46,6 +49,7 @@ _CPUINFO = {
 
 
 def _level(level: str, suffix: str, features: frozenset[str], vector_bytes: int, registers: int, what: str) -> Target:
+    base = level.partition("_")[0]
     return Target(
         name=f"x86_64-linux+{suffix}",
         level=level,
@@ -53,17 +57,23 @@ def _level(level: str, suffix: str, features: frozenset[str], vector_bytes: int,
         os="linux",
         features=features,
         triple="x86_64-unknown-linux-gnu",
-        cpu=f"x86-64-{level}",
+        cpu=f"x86-64-{base}",
         zig="x86_64-linux-gnu.2.17",
         musl="x86_64-linux-musl",
         vector_bytes=vector_bytes,
+        attributes=tuple(f"+{name}" for name in sorted(features - _BASES[base])),
         registers=registers,
+        base=base,
         description=f"x86-64 Linux with {what}",
     )
 
 
+_BASES = {"v2": _V2, "v3": _V3, "v4": _V4}
 _LEVELS = (
+    _level("v4_vbmi", "avx512vbmi2", _V4_VBMI, 64, 32, "AVX-512 VNNI, VBMI and GFNI: Ice Lake, Zen 4 and newer"),
+    _level("v4_vnni", "avx512vnni", _V4_VNNI, 64, 32, "AVX-512 and VNNI: Cascade Lake, Cooper Lake"),
     _level("v4", "avx512vl", _V4, 64, 32, "AVX-512 F, BW, CD, DQ, VL (x86-64-v4)"),
+    _level("v3_vnni", "avxvnni", _V3_VNNI, 32, 16, "AVX2 and AVX-VNNI: Alder Lake, Gracemont and newer"),
     _level("v3", "avx2", _V3, 32, 16, "AVX2, FMA and F16C (x86-64-v3)"),
     _level("v2", "sse4.2", _V2, 16, 16, "SSE4.2 (x86-64-v2)"),
 )
@@ -89,6 +99,6 @@ FAMILY = Family(
     name="x86_64-linux",
     levels=_LEVELS,
     extensions=_EXTENSIONS,
-    aliases={f"x86-64-{level.level}": Alias(level.name) for level in _LEVELS},
+    aliases={f"x86-64-{level.level.replace('_', '-')}": Alias(level.name) for level in _LEVELS},
     host=_host,
 )

@@ -51,12 +51,13 @@ def _kernels() -> Rows:
             kernel.op,
             kernel.encoding or "dense",
             " ".join(sorted(kernel.needs)) or "-",
+            " ".join(sorted(kernel.uses)) or "-",
             str(kernel.rank),
             _first_line(kernel.build.__doc__),
         )
         for kernel in all_kernels().values()
     ]
-    return ("kernel", "op", "weights", "needs", "rank", "what it does"), rows
+    return ("kernel", "op", "weights", "needs", "uses", "rank", "what it does"), rows
 
 
 def _targets() -> Rows:

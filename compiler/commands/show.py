@@ -142,7 +142,7 @@ def _graph(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
 def _kernels(facts: dict[str, Any], arguments: argparse.Namespace) -> None:
     for kernel in sorted(facts.get("kernels", []), key=lambda kernel: -kernel["uses"]):
         names = dict.fromkeys(kernel["kernels"].values())
-        say(f"{kernel['uses']} x {' + '.join(kernel['ops'])}: {', '.join(names)}")
+        say(f"{kernel['uses']} x {' + '.join(kernel['ops'])}: {', '.join(names)}; code for {', '.join(kernel['code'])}")
         for rejected, reason in kernel["rejected"]:
             say(f"      not {rejected}: {reason}")
     runs = [(run["loc"] or "", ", ".join(run["results"]), run["kernel"]) for run in facts.get("runs", [])]

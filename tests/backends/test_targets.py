@@ -9,18 +9,20 @@ from nomul.backends.target import families, find_target, find_targets, target_na
 from nomul.backends.targets.x86_64_linux import cpu_features
 from nomul.ir.errors import NomulError
 
+LEVELS = ["v4_vbmi", "v4_vnni", "v4", "v3_vnni", "v3", "v2"]
+
 
 def names(*targets: str) -> list[str]:
     return [target.level for target in find_targets(targets)]
 
 
 def test_family_has_all_levels_best_first() -> None:
-    assert [target.level for target in find_target("x86_64-linux")] == ["v4", "v3", "v2"]
+    assert [target.level for target in find_target("x86_64-linux")] == LEVELS
 
 
 def test_alias_and_canonical_name_agree() -> None:
     for target in find_target("x86_64-linux"):
-        assert find_target(f"x86-64-{target.level}") == find_target(target.name) == (target,)
+        assert find_target(f"x86-64-{target.level.replace('_', '-')}") == find_target(target.name) == (target,)
 
 
 def test_host_levels_are_a_tail_of_the_family() -> None:
@@ -32,6 +34,9 @@ def test_host_levels_are_a_tail_of_the_family() -> None:
 def test_features_raise_the_level() -> None:
     assert names("x86_64-linux+ssse3") == ["v2"]
     assert names("x86_64-linux+fma") == ["v3"]
+    assert names("x86_64-linux+avxvnni") == ["v3_vnni"]
+    assert names("x86_64-linux+avx512vnni") == ["v4_vnni"]
+    assert names("x86_64-linux+avx512vbmi2") == names("x86_64-linux+avx512bitalg+gfni") == ["v4_vbmi"]
     (target,) = find_target("x86_64-linux+avx512vnni+avx512vbmi")
     assert target.level == "v4_avx512vbmi_avx512vnni"
     assert target.name == "x86_64-linux+avx512vl+avx512vbmi+avx512vnni"
@@ -42,7 +47,17 @@ def test_features_raise_the_level() -> None:
 
 def test_several_names_are_ordered_and_distinct() -> None:
     assert names("x86-64-v2", "x86-64-v4", "x86-64-v3", "x86_64-linux+avx2") == ["v4", "v3", "v2"]
-    assert names("x86-64-v4", "x86_64-linux+avx512vnni") == ["v4_avx512vnni", "v4"]
+    assert names("x86-64-v4", "x86_64-linux+avx512bf16") == ["v4_avx512bf16", "v4"]
+
+
+def test_levels_on_one_base_differ_only_in_what_llvm_is_told_to_add() -> None:
+    """So that code for the base is code for all of them."""
+    levels = {target.level: target for target in find_target("x86_64-linux")}
+    for target in levels.values():
+        base = levels[target.base]
+        same = ("cpu", "triple", "vector_bytes", "registers")
+        assert [getattr(target, name) for name in same] == [getattr(base, name) for name in same]
+        assert set(target.attributes) == {f"+{name}" for name in target.features - base.features}
 
 
 @pytest.mark.parametrize(
