@@ -15,7 +15,7 @@ from nomul.backends.link import Build
 from nomul.backends.macho import finish
 from nomul.backends.recording import DATA_FILE, Recording, emit_recording
 from nomul.backends.shared_library import is_macho
-from nomul.backends.zig import C_FLAGS, compile_source, runtime_objects, zig
+from nomul.backends.zig import C_FLAGS, compile_source, runtime_objects, zig, zig_target
 
 FLAGS = ("-Os", "-fvisibility=default")  # a Mach-O linker makes hidden names local when it joins objects
 _HEADERS = ("nomul.h", "runner/runner.h")
@@ -46,7 +46,7 @@ def build_runner(build: Build, recording: Recording, weights_file: str) -> Path:
     recorded = _compile_recording(folder, triple, recording, list(closed_ranges(build.plan)), weights_file)
     model = [f"../{name}" for name in build.objects if name not in runtime]
     objects = [*model, *runtime, "runner.o", *recorded]
-    zig(["cc", "-target", triple, *_link_flags(triple), *objects, "-o", "nomul-run"], folder)
+    zig(["cc", *zig_target(triple), *_link_flags(triple), *objects, "-o", "nomul-run"], folder)
     program = folder / "nomul-run"
     if is_macho(triple):
         program.write_bytes(finish(program.read_bytes(), _HEADER_SYMBOL))
@@ -59,7 +59,7 @@ def build_opening_runner(triple: str, folder: Path) -> Path:
     (folder / "recorded.c").write_text(emit_recording(Recording(), [], "")[0])
     _write_headers(folder)
     objects = ["runner.o", compile_source("recorded.c", triple, FLAGS, folder)]
-    zig(["cc", "-target", triple, *objects, *([] if is_macho(triple) else ["-s", "-ldl"]), "-o", "nomul-run"], folder)
+    zig(["cc", *zig_target(triple), *objects, *([] if is_macho(triple) else ["-s", "-ldl"]), "-o", "nomul-run"], folder)
     return folder / "nomul-run"
 
 
@@ -85,7 +85,7 @@ def _runner_object(triple: str, model_source: str) -> bytes:
         for source in names:
             (folder / source).write_bytes(source_folder.joinpath(source).read_bytes())
         _write_headers(folder)
-        zig(["cc", "-target", triple, *C_FLAGS, *FLAGS, "-r", *names, "-o", "runner.o"], folder, keep=True)
+        zig(["cc", *zig_target(triple), *C_FLAGS, *FLAGS, "-r", *names, "-o", "runner.o"], folder, keep=True)
         return (folder / "runner.o").read_bytes()
 
 
