@@ -1,0 +1,80 @@
+"""Results of benchmarks/linear.py for readers: lines, a table for the terminal, and that in docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import limits
+from results import PAGE, markdown_table, replace_section
+
+from nomul.console import table
+
+START, END = "<!-- results: benchmarks/linear.py --docs -->", "<!-- end of linear results -->"
+COLUMNS = (
+    "layer",
+    "rows",
+    "threads",
+    "weights in",
+    "system",
+    "encoding",
+    "bits",
+    "ms",
+    "fastest ms",
+    "GB/s",
+    "of read",
+    "GOPS",
+    "of int8 peak",
+)
+Row = dict[str, Any]
+
+
+def line(row: Row) -> str:
+    """One row while the benchmark runs."""
+    kernel = f"  {row['kernel']}" if row["kernel"] else ""
+    return (
+        f"{row['n']}x{row['k']} m={row['m']} threads={row['threads']} {row['weights']:6} {row['system']:11} "
+        f"{row['encoding']:32} {row['bits_per_weight']:5.2f} bits {row['ms']:9.4f} ms {row['gbps']:6.1f} GB/s "
+        f"{row['gops']:7.1f} GOPS{kernel}"
+    )
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """All of it, for the terminal."""
+    print("\n".join(_limits(result)))
+    table("", COLUMNS, [_cells(row) for row in result["rows"]])
+    for name, reason in result["skipped"].items():
+        print(f"skipped {name}: {reason}")
+
+
+def update_docs(result: dict[str, Any]) -> None:
+    """Replaces the results in docs/benchmarks.md."""
+    facts = [f"- {text}" for text in _limits(result)]
+    replace_section(PAGE, START, END, [*facts, "", *markdown_table(COLUMNS, map(_cells, result["rows"]))])
+
+
+def _limits(result: dict[str, Any]) -> list[str]:
+    level = f"kernels for {result['level']}; times are medians of runs in turns"
+    return [level] + [
+        f"limits {when}, {limits.text(limits.Limits(**item))}"
+        for when in ("before", "after")
+        for item in result[f"limits_{when}"]
+    ]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    share = row["fraction_of_int8_peak"]
+    return (
+        f"{row['n']}x{row['k']}",
+        str(row["m"]),
+        str(row["threads"]),
+        row["weights"],
+        row["system"],
+        row["encoding"],
+        f"{row['bits_per_weight']:.2f}",
+        f"{row['ms']:.4f}",
+        f"{row['low_ms']:.4f}",
+        f"{row['gbps']:.1f}",
+        f"{row['fraction_of_read_bandwidth']:.0%}" if row["weights"] == "memory" else "",
+        f"{row['gops']:.0f}",
+        "" if share is None else f"{share:.0%}",
+    )
