@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tvm import tirx
 
 from nomul.backends import mathlib
+from nomul.backends.attention_span import LENGTHS, MASK, RELATIVE, TILES, AttentionSpan, along, optional_operand
 from nomul.backends.emit import Expr, Index, broadcast_index
 from nomul.backends.expressions import bind, constant, fma, minus
 from nomul.backends.frame import index_constant
@@ -21,21 +22,25 @@ from nomul.ir.types import DType
 @line("nn.attention")
 def attention(pull: Pull, node: Node) -> Line:
     """A line is the result's last axis; scratch holds one weight per key, in the type of the scores."""
-    keys = operand_shape(node, 1)[1]
     dtype = pull.type(node.result.dtype)
     heads_per_key = int(operand_shape(node)[2]) // int(operand_shape(node, 1)[2])
+    span = AttentionSpan(node, pull.size)
 
     def prepare(index: Index) -> Callable[[Index], tuple[Expr, ...]]:
-        weights = pull.strip(dtype, keys)
-        batch, _, head, _ = index
+        weights = pull.strip(dtype, operand_shape(node, 1)[1])
+        batch, query, head, _ = index
         key_head = bind(tirx.truncdiv(head, index_constant(heads_per_key)))
+        length = None
+        if span.lengths is not None:
+            length = pull.element(span.lengths, (along(span.lengths, 0, batch),))
+        seen = (bind(span.first(query)), span.end(query, length))
         top = Cell(tirx.const(_lowest(dtype), dtype))
-        with pull.loops(pull.size(keys)) as (t,):
+        with pull.loops(seen) as (t,):
             score = _score(pull, node, index, key_head, t)
             weights.write(t, score)
             top.set(tirx.Select(score > top.get(), score, top.get()))
         total = Cell(tirx.const(0.0, dtype))
-        with pull.loops(pull.size(keys)) as (t,):
+        with pull.loops(seen) as (t,):
             weight = bind(mathlib.exp(bind(minus(weights.read(t), top.get()))))
             weights.write(t, weight)
             total.set(total.get() + weight)
@@ -47,7 +52,7 @@ def attention(pull: Pull, node: Node) -> Line:
                 value = pull.operand(node, 2, (batch, inner[0], key_head, place[3]))
                 return fma(weights.read(inner[0]), value, sum)
 
-            sum = bind(pull.fold([pull.size(keys)], tirx.const(0.0, dtype), weighted))
+            sum = bind(pull.fold([seen], tirx.const(0.0, dtype), weighted))
             return (bind(sum / divisor),)
 
         return step
@@ -60,7 +65,7 @@ def _lowest(dtype: str) -> float:
 
 
 def _score(pull: Pull, node: Node, index: Index, key_head: Expr, t: Expr) -> Expr:
-    """q . k * scale, with the mask applied."""
+    """q . k * scale, capped, with the masks and the bias applied."""
     batch, query, head, _ = index
     dtype = pull.type(node.result.dtype)
 
@@ -70,11 +75,20 @@ def _score(pull: Pull, node: Node, index: Index, key_head: Expr, t: Expr) -> Exp
 
     score = bind(pull.fold([pull.size(operand_shape(node)[3])], tirx.const(0.0, dtype), product))
     score = bind(score * constant(score, node.attrs["scale"]))
+    cap = node.attrs["softcap"]
+    if cap:
+        score = bind(mathlib.tanh(bind(score / constant(score, cap))) * constant(score, cap))
     hidden = constant(score, -math.inf)
-    if len(node.args) > 3 and node.args[3] is not None:
-        mask = node.args[3]
+    mask, relative, tiles = (optional_operand(node, position) for position in (MASK, RELATIVE, TILES))
+    if mask is not None:
         seen = pull.element(mask, broadcast_index((batch, head, query, t), mask.shape))
         score = bind(tirx.Select(seen, score, hidden) if mask.dtype is DType.BOOL else score + seen)
-    if node.attrs["causal"]:
-        score = bind(tirx.Select(t <= query, score, hidden))
+    if relative is not None:
+        distance = bind(t - query + (pull.size(operand_shape(node)[1]) - 1))
+        score = bind(score + pull.element(relative, (along(relative, 0, head), distance)))
+    if tiles is not None:
+        size = index_constant(node.attrs["tile"])
+        outer = (along(tiles, 0, batch), along(tiles, 1, head))
+        kept = pull.element(tiles, (*outer, bind(tirx.truncdiv(query, size)), bind(tirx.truncdiv(t, size))))
+        score = bind(tirx.Select(kept, score, hidden))
     return score

@@ -8,16 +8,19 @@ V is packed or transposed, the softmax sums nothing across lanes, and both produ
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
 
+from nomul.backends.attention_span import LENGTHS, MASK, RELATIVE, TILES, AttentionSpan, along, optional_operand
 from nomul.backends.emit import Epilogue
 from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
 from nomul.backends.kernels.attention_mask import Mask
-from nomul.backends.mathlib import exp_nonpositive
+from nomul.backends.kernels.attention_rules import HiddenKeys, RelativeBias
+from nomul.backends.mathlib import exp_nonpositive, tanh
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir.body import buffer_at, index, let, local, loop, store, when
@@ -43,8 +46,10 @@ def refusal(group: Group) -> str | None:
     assert anchor is not None
     if len(group.func.returns) != 1 or group.func.returns[0].shape != anchor.result.shape:
         return "the result is not the attention's"
-    if any(value is not None and value.dtype not in (DType.F32, DType.BOOL) for value in anchor.args):
+    if any(value is not None and value.dtype not in (DType.F32, DType.BOOL) for value in anchor.args[:LENGTHS]):
         return "operands are not f32"
+    if optional_operand(anchor, TILES) is not None and anchor.attrs["tile"] % KEYS:
+        return f"the tiles of {anchor.attrs['tile']} tokens are not made of blocks of {KEYS}"
     if any(value is not None and value.shape[3].value is None for value in anchor.args[:3]):
         return "the size of a head is symbolic"
     views = [resolve(value) for value in anchor.args if value is not None]
@@ -76,7 +81,7 @@ def flash(group: Group, target: Target) -> Built:
     return Built(
         frame.function,
         tiles=batch * heads * ceil_div(queries, PANEL),
-        scratch=Dim.of(4 * PANEL * (attention.depth + attention.width + KEYS + 3)),
+        scratch=Dim.of(4 * attention.size),
     )
 
 
@@ -100,15 +105,24 @@ class _Attention:
         self.queries, self.keys, self.heads = shapes[0][1], shapes[1][1], int(shapes[0][2])
         self.depth, self.width = int(shapes[0][3]), int(shapes[2][3])
         self.shared = self.heads // int(shapes[1][2])  # query heads that read one key head
-        self.causal, self.scale = anchor.attrs["causal"], anchor.attrs["scale"]
+        self.cap = anchor.attrs["softcap"]
+        self.scale = anchor.attrs["scale"] / (self.cap or 1.0)
         self.tile = RegisterTile.of(frame.target, self.queries.value)
         self.lanes = self.tile.lanes
-        self.mask = Mask(frame, anchor.args[3]) if len(anchor.args) > 3 and anchor.args[3] is not None else None
         self.epilogue = Epilogue(frame.group, anchor.result)
         self.work = buffer_at("work", "float32", frame.scratch)
         self.sums = self.depth * PANEL  # Q^T stands at 0; then O^T, the scores, and the state of the softmax
         self.scores = self.sums + self.width * PANEL
         self.state = self.scores + KEYS * PANEL
+        spans = self.state + 3 * PANEL
+        distances = spans + 2 * PANEL
+        self.size = distances + KEYS + PANEL
+        mask, relative, self.tiles = (optional_operand(anchor, position) for position in (MASK, RELATIVE, TILES))
+        self.mask = None if mask is None else Mask(frame, mask)
+        self.hidden = HiddenKeys(frame, AttentionSpan(anchor, frame.size), spans)
+        self.relative = None
+        if relative is not None:
+            self.relative = RelativeBias(frame, relative, frame.size(self.queries), KEYS, distances)
 
     def emit(self) -> None:
         most_keys = int(min(KEYS, self.keys.bounds(self.frame.group.ranges)[1]))
@@ -124,13 +138,26 @@ class _Attention:
             tile = _Tile(batch, let("head", head_number - batch * self.heads), first, count)
             self._pack_queries(tile)
             self._clear()
-            seen = self.frame.size(self.keys)
-            if self.causal:
-                seen = let("seen", tirx.min(seen, first + count))
-            with loop("block", tirx.truncdiv(seen + (KEYS - 1), index(KEYS))) as block:
-                start = let("start", block * KEYS)
-                self._block(tile, start, let("keys", tirx.min(index(KEYS), seen - start)), by_keys, by_values)
+            self._blocks(tile, by_keys, by_values)
             self._finish(tile)
+
+    def _blocks(self, tile: _Tile, by_keys: InnerKernel, by_values: InnerKernel) -> None:
+        """All blocks of keys that a query of the tile may see."""
+        first, end = self.hidden.enter(tile)
+        seen, begin = let("seen", end), let("first_block", tirx.truncdiv(first, index(KEYS)))
+        with loop("block", tirx.truncdiv(seen + (KEYS - 1), index(KEYS)) - begin, begin) as block:
+            start = let("start", block * KEYS)
+            keys = let("keys", tirx.min(index(KEYS), seen - start))
+            with self._where_kept(tile, start):
+                self._block(tile, start, keys, by_keys, by_values)
+
+    def _where_kept(self, tile: _Tile, start: Expr) -> AbstractContextManager[None]:
+        """A block of code that runs unless the mask of tiles skips this block of keys."""
+        if self.tiles is None:
+            return nullcontext()
+        places = [let("place", tirx.truncdiv(token, index(self.anchor.attrs["tile"]))) for token in (tile.first, start)]
+        outer = (along(self.tiles, 0, tile.batch), along(self.tiles, 1, tile.head))
+        return when(self.frame.read(self.tiles, (*outer, *places)))
 
     # -- the parts of a tile -----------------------------------------------------------------------------------
     def _pack_queries(self, tile: _Tile) -> None:
@@ -162,8 +189,9 @@ class _Attention:
         by_keys.block(keys, PANEL, Product(k_rows, queries, Reduction(self.depth), self._keep_scores))
         if self.mask is not None:
             self.mask.apply(self.work, self.scores, tile, start, keys, self.frame.size(self.queries), self.lanes)
-        if self.causal:
-            self._hide_later_keys(tile, start, keys)
+        if self.relative is not None:
+            self.relative.apply(self.work, self.scores, tile, start, keys, self.lanes)
+        self.hidden.apply(self.work, self.scores, start, keys, self.lanes)
         self._softmax(keys)
         v_rows = Rows(self.frame.buffer(self.v.source), v_base, self.frame.size(self.v.strides[3]))
         over = Reduction(1, ((keys, v_stride),))
@@ -172,7 +200,12 @@ class _Attention:
         )
 
     def _keep_scores(self, row: Expr, column: Expr, sums: Expr) -> None:
+        if self.cap:
+            sums = tanh(let("score", sums)) * self._constant_of(self.cap, sums)
         store_vector(self.work, self.scores + row * PANEL + column, sums)
+
+    def _constant_of(self, value: float, like: Expr) -> Expr:
+        return spread(tirx.FloatImm("float32", value), int(like.ty.dtype.lanes))
 
     def _accumulate(self, row: Expr, column: Expr, sums: Expr) -> None:
         """O^T = O^T * (how much the maximum's rise shrinks it) + new."""
@@ -180,15 +213,6 @@ class _Attention:
         place = let("place", self.sums + row * PANEL + column)
         shrink = load(self.work, self.state + 2 * PANEL + column, lanes)
         store_vector(self.work, place, load(self.work, place, lanes) * shrink + sums)
-
-    def _hide_later_keys(self, tile: _Tile, start: Expr, keys: Expr) -> None:
-        with when(start + keys > tile.first + 1), loop("key", keys) as key:
-            for column in self._columns():
-                lanes = spread(let("hidden", start + key - tile.first - column), self.lanes)
-                later = tirx.Cast(f"int32x{self.lanes}", lanes) > tirx.Ramp(tirx.const(0), tirx.const(1), self.lanes)
-                place = self.scores + key * PANEL + column
-                kept = load(self.work, place, self.lanes)
-                store_vector(self.work, place, tirx.Select(later, self._constant(float("-inf")), kept))
 
     def _softmax(self, keys: Expr) -> None:
         """Scores become exponentials, a few vectors of queries at a time, so that all state is in registers."""

@@ -14,13 +14,14 @@ from typing import Any
 
 from tvm import tirx
 
+from nomul.backends.attention_span import MASK, RELATIVE, TILES, AttentionSpan, along, optional_operand
 from nomul.backends.emit import Epilogue
 from nomul.backends.expressions import bind, fma
 from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
 from nomul.backends.kernels import attention
 from nomul.backends.kernels.attention_mask import Mask
-from nomul.backends.mathlib import exp_nonpositive
+from nomul.backends.mathlib import exp_nonpositive, tanh
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir.body import buffer_at, index, let, local, loop, store
@@ -47,6 +48,8 @@ def refusal(group: Group) -> str | None:
     refused = attention.refusal(group)
     if refused is not None:
         return refused
+    if optional_operand(anchor, TILES) is not None:
+        return "not for masks of tiles"
     if attention.operand_views(anchor)[2].strides[3] != Dim.of(1):
         return "the elements of a value are not neighbours"
     return None if _rows(anchor) <= _ROWS else f"more than {_ROWS} query rows share a key head"
@@ -81,7 +84,10 @@ class _Few:
         self.depth, self.width = int(q.shape[3]), int(v.shape[3])
         self.shared, self.rows = int(q.shape[2]) // self.key_heads, _rows(anchor)
         self.lanes = frame.target.vector_bytes // 4
-        self.mask = Mask(frame, anchor.args[3]) if len(anchor.args) > 3 and anchor.args[3] is not None else None
+        mask, self.relative = optional_operand(anchor, MASK), optional_operand(anchor, RELATIVE)
+        self.mask = None if mask is None else Mask(frame, mask)
+        self.span = AttentionSpan(anchor, frame.size)
+        self.cap = anchor.attrs["softcap"]
         self.epilogue = Epilogue(frame.group, anchor.result)
         self.work = buffer_at("work", "float32", frame.scratch)
         self.scores = self.rows * self.depth  # scaled queries stand at 0
@@ -96,12 +102,13 @@ class _Few:
             self.key_head = let("key_head", number - self.batch * self.key_heads)
             with loop("row", self.rows) as row:
                 self._start(row)
-            seen = self.frame.size(self.keys)
-            if self.anchor.attrs["causal"]:
-                seen = tirx.min(seen, self.frame.size(self.anchor.result.shape[1]))
-            seen = let("seen", seen)
-            with loop("block", tirx.truncdiv(seen + (KEYS - 1), index(KEYS))) as block:
-                first = let("first", block * KEYS)
+            self.length = None
+            if self.span.lengths is not None:
+                self.length = bind(self.frame.read(self.span.lengths, (along(self.span.lengths, 0, self.batch),)))
+            begin = let("begin", self.span.first(index(0)))
+            seen = let("seen", self.span.end(self.frame.size(self.anchor.result.shape[1]) - 1, self.length))
+            with loop("block", tirx.truncdiv(seen - begin + (KEYS - 1), index(KEYS))) as block:
+                first = let("first", block * KEYS + begin)
                 count = let("count", tirx.min(index(KEYS), seen - first))
                 self._score(first, count)
                 with loop("row", self.rows) as row:
@@ -127,7 +134,7 @@ class _Few:
 
     def _start(self, row: Expr) -> None:
         """Scaled queries; maxima, totals and sums as before the first key."""
-        scale = tirx.FloatImm("float32", self.anchor.attrs["scale"])
+        scale = tirx.FloatImm("float32", self.anchor.attrs["scale"] / (self.cap or 1.0))
         query, head = self._place(row)
         with loop("d", self.depth) as d:
             place = self._at(self.q, self.batch, query, head, d)
@@ -169,12 +176,19 @@ class _Few:
     def _masked(self, score: Expr, row: Expr, key: Expr) -> Expr:
         query, head = self._place(row)
         hidden = tirx.FloatImm("float32", float("-inf"))
-        if self.anchor.attrs["causal"]:
-            score = tirx.Select(key <= query, score, hidden)
-        if self.mask is None:
-            return score
-        element = self.mask.element(self.batch, head, query, key)
-        return tirx.Select(element, score, hidden) if self.mask.is_bool else score + element
+        if self.cap:
+            score = tanh(bind(score)) * tirx.FloatImm("float32", self.cap)
+        if self.mask is not None:
+            element = self.mask.element(self.batch, head, query, key)
+            score = tirx.Select(element, score, hidden) if self.mask.is_bool else score + element
+        if self.relative is not None:
+            distance = let("distance", key - query + (self.frame.size(self.anchor.result.shape[1]) - 1))
+            score = score + self.frame.read(self.relative, (along(self.relative, 0, head), distance))
+        if not self.span.is_whole:
+            score = tirx.Select(key < self.span.end(query, self.length), score, hidden)
+        if self.span.has_first:
+            score = tirx.Select(key >= self.span.first(query), score, hidden)
+        return score
 
     def _soften(self, row: Expr) -> None:
         """The scores of a block become exponentials."""

@@ -7,60 +7,126 @@ from typing import Any
 
 import numpy as np
 
-from nomul.ir.dim import Dim
+from nomul.ir.attention import mixed, products, softmax, visible
+from nomul.ir.dim import Dim, ceil_div
 from nomul.ir.numerics import wide
 from nomul.ir.op import Kind, op
+from nomul.ir.shapes import ONE, Shape
 from nomul.ir.signature import TypeFault, broadcast
 from nomul.ir.types import DType, Tensor
 
+MASK, RELATIVE, LENGTHS, TILES = range(3, 7)  # positions of the optional operands
 
-def infer_attention(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
-    q, k, v, *rest = types
+
+def check_heads(types: Sequence[Tensor | None]) -> None:
+    """Whether q [B, S, H, D], k [B, T, G, D] and v [B, T, G, E] belong together. Raises TypeFault."""
+    q, k, v = types[:3]
     assert q is not None and k is not None and v is not None
     if not q.rank == k.rank == v.rank == 4:
         raise TypeFault(f"attention takes rank 4 tensors [B, tokens, heads, size], not {q}, {k}, {v}")
-    batch, queries, heads, size = q.shape
+    batch, _, heads, size = q.shape
     if k.shape[0] != batch or v.shape[:3] != k.shape[:3] or k.shape[3] != size:
         raise TypeFault(f"keys {k} and values {v} do not fit queries {q}", 1)
     if heads.value is None or k.shape[2].value is None or int(heads) % int(k.shape[2]):
         raise TypeFault(f"{heads} query heads are not a multiple of {k.shape[2]} key heads", 1)
-    if rest and rest[0] is not None:
-        _check_mask(rest[0], (batch, heads, queries, k.shape[1]), q)
-    return q.with_shape((batch, queries, heads, v.shape[3]))
 
 
-def _check_mask(mask: Tensor, scores: tuple[Dim, ...], q: Tensor) -> None:
+def infer_heads(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
+    """The type of what attention gives, [B, S, H, E]."""
+    check_heads(types)
+    q, _, v = types[:3]
+    assert q is not None and v is not None
+    return q.with_shape((*q.shape[:3], v.shape[3]))
+
+
+def infer_attention(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
+    result = infer_heads(types, attrs)
+    q, k, *_ = types
+    assert q is not None and k is not None
+    mask, relative, lengths, tiles = (*types[MASK:], *(None,) * 4)[:4]
+    batch, queries, heads, _ = q.shape
+    if mask is not None:
+        check_mask(mask, (batch, heads, queries, k.shape[1]), q)
+    if relative is not None and relative.shape not in (
+        (heads, queries + k.shape[1] - 1),
+        (ONE, queries + k.shape[1] - 1),
+    ):
+        raise TypeFault(
+            f"{relative} is no bias for the {queries + k.shape[1] - 1} distances of {heads} heads", RELATIVE
+        )
+    if lengths is not None and lengths.shape not in ((batch,), (ONE,)):
+        raise TypeFault(f"{lengths} is not one length for each of {batch} sequences", LENGTHS)
+    if tiles is not None:
+        size = attrs["tile"]
+        wanted = (batch, heads, ceil_div(queries, size), ceil_div(k.shape[1], size))
+        if tiles.rank != 4 or any(
+            a not in (b, ONE) if axis < 2 else a != b
+            for axis, (a, b) in enumerate(zip(tiles.shape, wanted, strict=True))
+        ):
+            raise TypeFault(f"{tiles} is no mask of tiles [{', '.join(map(str, wanted))}]", TILES)
+    return result
+
+
+def check_mask(mask: Tensor, scores: Shape, q: Tensor, position: int = MASK) -> None:
+    """Whether the operand can be a mask of scores [B, H, S, T]. Raises TypeFault."""
     if mask.dtype not in (q.dtype, DType.BOOL):
-        raise TypeFault(f"the mask must be {q.dtype} or bool, but is {mask}", 3)
-    if broadcast(mask.shape, scores, 3) != scores:
-        raise TypeFault(f"mask {mask} does not broadcast to scores [{', '.join(map(str, scores))}]", 3)
+        raise TypeFault(f"the mask must be {q.dtype} or bool, but is {mask}", position)
+    if broadcast(mask.shape, scores, position) != scores:
+        raise TypeFault(f"mask {mask} does not broadcast to scores [{', '.join(map(str, scores))}]", position)
 
 
-@op("nn.attention", Kind.ANCHOR, infer=infer_attention)
+def verify_attention(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> None:
+    for name, least in (("block", 1), ("window", 0), ("tile", 1), ("softcap", 0.0)):
+        if attrs[name] < least:
+            raise TypeFault(f"{name}={attrs[name]} is too small a number")
+    for name in ("offset", "prefix"):
+        if (attrs[name].value or 0) < 0:
+            raise TypeFault(f"{name}={attrs[name]} is negative")
+
+
+@op("nn.attention", Kind.ANCHOR, infer=infer_attention, verify=verify_attention)
 def attention(
     q: "f[B, S, H, D]",
     k: "f[B, T, G, D]",
     v: "f[B, T, G, E]",
     mask: "t[_any] | None" = None,
+    relative: "f[_any] | None" = None,
+    lengths: "i[_any] | None" = None,
+    tiles: "b[_any] | None" = None,
     *,
     scale: float,
     causal: bool = False,
+    block: int = 1,
+    prefix: Dim = Dim.of(0),
+    window: int = 0,
+    offset: Dim = Dim.of(0),
+    softcap: float = 0.0,
+    tile: int = 64,
 ) -> "f[B, S, H, E]":
-    """softmax(q k^T * scale + mask) v for each head; head h reads key head h // (H / G).
+    """softmax(scores) v for each head, with scores q k^T * scale; head h reads key head h // (H / G).
 
-    mask broadcasts to [B, H, S, T]: added when float, True = may be seen when bool. causal: query s sees keys t <= s.
-    A row that may see nothing gives 0. Sixteen-bit floats are computed as f32 and rounded once."""
-    if q.dtype.itemsize == 2:
-        mask = mask if mask is None or mask.dtype == np.bool_ else wide(mask)
-        return attention.function(wide(q), wide(k), wide(v), mask, scale=scale, causal=causal).astype(q.dtype)
-    k, v = (np.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
-    scores = np.einsum("bshd,bthd->bhst", q, k) * q.dtype.type(scale)
+    softcap > 0: scores become softcap * tanh(scores / softcap). mask broadcasts to [B, H, S, T]: added when float, True
+    = may be seen when bool. relative [H or 1, S + T - 1]: relative[h, t - s + S - 1] is added. Query s stands at p = s +
+    offset and sees keys t by: causal: t // block <= p // block, or t < prefix; window > 0: |t - p| < window; lengths [B]:
+    t < lengths[b]; tiles [B or 1, H or 1, S / tile, T / tile] (rounded up): those of True tiles. A row that may see
+    nothing gives 0. Sixteen-bit floats are computed as f32 and rounded once."""
+    mask = mask if mask is None or mask.dtype == np.bool_ else wide(mask)
+    scores = products(wide(q), wide(k), scale)
+    if softcap:
+        scores = softcap * np.tanh(scores / scores.dtype.type(softcap))
     if mask is not None:
         scores = np.where(mask, scores, -np.inf) if mask.dtype == np.bool_ else scores + mask
-    if causal:
-        scores = np.where(np.tri(q.shape[1], k.shape[1], dtype=bool), scores, -np.inf)
-    top = np.maximum(scores.max(-1, keepdims=True), np.finfo(q.dtype).min)
-    e = np.exp(scores - top)
-    total = e.sum(-1, keepdims=True)
-    weights = np.where(total > 0, e / np.where(total > 0, total, 1), 0)
-    return np.einsum("bhst,bthe->bshe", weights, v).astype(q.dtype)
+    queries, keys = scores.shape[2:]
+    if relative is not None:
+        distance = np.arange(keys) - np.arange(queries)[:, None] + (queries - 1)
+        scores = scores + wide(relative)[:, distance]
+    rules = {"causal": causal, "block": block, "prefix": prefix, "window": window, "offset": offset}
+    seen = visible(queries, keys, **rules)
+    if seen is not None:
+        scores = np.where(seen, scores, -np.inf)
+    if lengths is not None:
+        scores = np.where(np.arange(keys) < lengths[:, None, None, None], scores, -np.inf)
+    if tiles is not None:
+        kept = tiles.repeat(tile, axis=2).repeat(tile, axis=3)[:, :, :queries, :keys]
+        scores = np.where(kept, scores, -np.inf)
+    return mixed(softmax(scores.astype(wide(q).dtype)), wide(v)).astype(q.dtype)

@@ -1,0 +1,71 @@
+"""Which keys a query of nn.attention may see by its place alone: always a run [first, end), as expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+
+from nomul.backends.expressions import bind
+from nomul.ir.dim import Dim
+from nomul.ir.graph import Node, Value
+from nomul.ir.ops.attention import LENGTHS, MASK, RELATIVE, TILES
+from nomul.ir.shapes import ONE
+
+Expr = Any
+
+
+def optional_operand(node: Node, position: int) -> Value | None:
+    """An operand that may be absent."""
+    return node.args[position] if len(node.args) > position else None
+
+
+class AttentionSpan:
+    """size: a Dim as an expression.  Both ends rise with the query, so those of a tile of queries are its first query's
+    first key and its last query's end."""
+
+    def __init__(self, node: Node, size: Callable[[Dim | int], Expr]) -> None:
+        keys = node.args[1]
+        assert keys is not None
+        self._size, self._keys, self._attrs = size, keys.shape[1], node.attrs
+        self.lengths = optional_operand(node, LENGTHS)
+        self.has_first = bool(node.attrs["window"])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every query sees every key."""
+        return not (self._attrs["causal"] or self._attrs["window"]) and self.lengths is None
+
+    def first(self, query: Expr) -> Expr:
+        """The first key that a query sees."""
+        zero = tirx.const(0, "int64")
+        if not self.has_first:
+            return zero
+        return bind(tirx.max(zero, self._place(query) - tirx.const(self._attrs["window"] - 1, "int64")))
+
+    def end(self, query: Expr, length: Expr | None) -> Expr:
+        """One behind the last key that a query sees. length: how many keys its sequence has, where lengths are given."""
+        attrs, end = self._attrs, self._size(self._keys)
+        place = self._place(query)
+        if attrs["causal"]:
+            block = tirx.const(attrs["block"], "int64")
+            bound = place + 1 if attrs["block"] == 1 else (tirx.truncdiv(place, block) + 1) * block
+            if attrs["prefix"] != 0:
+                bound = tirx.max(bound, self._size(attrs["prefix"]))
+            end = tirx.min(end, bound)
+        if attrs["window"]:
+            end = tirx.min(end, place + tirx.const(attrs["window"], "int64"))
+        return bind(end if length is None else tirx.min(end, tirx.Cast("int64", length)))
+
+    def _place(self, query: Expr) -> Expr:
+        offset = self._attrs["offset"]
+        return query if offset == 0 else query + self._size(offset)
+
+
+def along(value: Value, axis: int, place: Expr) -> Expr:
+    """The place along an axis that may have size 1."""
+    return tirx.const(0, "int64") if value.shape[axis] == ONE else place
+
+
+__all__ = ["LENGTHS", "MASK", "RELATIVE", "TILES", "AttentionSpan", "along", "optional_operand"]
