@@ -14,10 +14,22 @@ from nomul.passes.merge_linears import MergeLinears
 from nomul.passes.quantise_inputs import QuantiseInputs
 from nomul.passes.rewrite import Rewrite
 from nomul.passes.runner import Fixpoint, Phase
+from nomul.passes.transforms.column_scale import ColumnScale
+from nomul.passes.transforms.dictionary import Dictionary
+from nomul.passes.transforms.fast_product import FastProduct
+from nomul.passes.transforms.low_rank import LowRank
+from nomul.passes.transforms.permute import Permute
+from nomul.passes.transforms.rotate import Rotate
+from nomul.passes.transforms.smooth import Smooth
+
+TRANSFORMS = (LowRank, Dictionary, Smooth, ColumnScale, Permute, Rotate, FastProduct)
 
 
 def phases(encode: Encode | None = None) -> list[Phase]:
-    """From an imported module to one whose @main only calls fused groups. encode: with its recipe."""
+    """From an imported module to one whose @main only calls fused groups. encode: with its recipe, of which the
+    transforms in front of it do what its rules ask for."""
+    encode = encode or Encode()
+    transforms = [kind(encode.recipe, encode.batches) for kind in TRANSFORMS]
     clean = Fixpoint((Rewrite("simplify"), FoldConstants(), CommonSubexpressions(), DeadCode()))
     fuse = Fixpoint((Rewrite("fuse"), *clean.passes))
     layout = Fixpoint((Rewrite("layout"), *clean.passes))
@@ -25,7 +37,8 @@ def phases(encode: Encode | None = None) -> list[Phase]:
     return [
         Phase("clean", (InlineCalls(), clean)),
         Phase("fuse", (fuse,)),
-        Phase("encode", (encode or Encode(),)),
+        Phase("transform", (*transforms, clean)),
+        Phase("encode", (encode,)),
         Phase("merge", (MergeLinears(), clean)),
         Phase("layout", (ChannelsLast(), layout)),
         Phase("group", (FoldMakers(), QuantiseInputs(), arrange, Group(), DeadCode())),

@@ -9,6 +9,7 @@
     weights = "ternary<planes=2, group=128>"     # or "f32": as the model has them
     fitter = "ptqtp"                     # optional (`nomul list fitters`)
     act = "i8"                           # optional: f32 (default), i8, i8-static
+    transforms = ["rotate<block=128>"]   # optional (`nomul list transforms`): before the weights are encoded
 
 Also taken: the name of a built-in, an encoding for all layers ("f16"), or {glob: "ENCODING by FITTER"}.
 """
@@ -27,12 +28,13 @@ from nomul.ir.encodings import all_encodings
 from nomul.ir.errors import NomulError, Problem
 from nomul.ir.expressions import TextFault
 from nomul.ir.syntax import parse_encoding
-from nomul.passes.choice import ACTS, PLAIN, ROLES, Recipe, Rule
+from nomul.passes.choice import ACTS, PLAIN, ROLES, Recipe, Rule, Transformation
 from nomul.passes.fit import find_fitter
+from nomul.passes.transforms import read_transformation
 
 RecipeLike = str | Path | Mapping[str, str] | Recipe | None
 SUFFIX = ".toml"
-_KEYS = {"match", "role", "weights", "fitter", "act"}
+_KEYS = {"match", "role", "weights", "fitter", "act", "transforms"}
 _SHAPE = 'a rule is [[layers]] with weights = "ENCODING" (nomul explain NM008)'
 
 
@@ -110,7 +112,7 @@ def _rule(table: Mapping[str, Any]) -> Rule:
     for key, value in table.items():
         if key not in _KEYS:
             raise ValueError(f"there is no key '{key}' in a rule, but {', '.join(sorted(_KEYS))}")
-        if not isinstance(value, str):
+        if key != "transforms" and not isinstance(value, str):
             raise ValueError(f"{key} must be a text, not {value!r}")
     if "weights" not in table:
         raise ValueError("the rule does not say weights")
@@ -121,7 +123,15 @@ def _rule(table: Mapping[str, Any]) -> Rule:
     fitter = table.get("fitter")
     if encoding is not None:
         find_fitter(fitter, encoding)
-    return Rule(table.get("match", "*"), encoding, fitter, table.get("act", PLAIN), table.get("role"))
+    transforms = _transforms(table.get("transforms", []))
+    return Rule(table.get("match", "*"), encoding, fitter, table.get("act", PLAIN), table.get("role"), transforms)
+
+
+def _transforms(texts: Any) -> tuple[Transformation, ...]:
+    """Raises ValueError for what is no list of transforms."""
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"transforms must be a list of texts, not {texts!r}")
+    return tuple(map(read_transformation, texts))
 
 
 def _encoding(text: str) -> Any:

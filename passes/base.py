@@ -55,6 +55,13 @@ class Report:
             del kept[MISSES_KEPT:]
 
 
+def note_for_user(module: Module, report: Report, text: str) -> None:
+    """A line for the dump, which the facts of the artifact hold too where the module has facts of its source."""
+    report.note(text)
+    if module.source:
+        module.source = {**module.source, "notes": [*module.source.get("notes", []), text]}
+
+
 class Pass:
     """One step over a module. Subclasses stand one in a file and are found by name in `nomul.passes.catalog`.
 

@@ -18,12 +18,17 @@ ROWS = 1 << 14  # of one batch and one layer; a longer input is thinned out even
 
 @dataclass(frozen=True)
 class Statistics:
-    """hessian: [K, K], mean of x x^T.  mean: [K].  largest: magnitude.  rows: how many inputs were seen."""
+    """hessian: [K, K], mean of x x^T.  mean: [K].  peaks: [K], largest magnitudes.  rows: how many inputs were seen."""
 
     hessian: np.ndarray
     mean: np.ndarray
-    largest: float
+    peaks: np.ndarray
     rows: int
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude of all."""
+        return float(self.peaks.max())
 
     @property
     def covariance(self) -> np.ndarray:
@@ -133,7 +138,7 @@ class _Sum:
     def __init__(self) -> None:
         self.squares = np.zeros((0, 0))
         self.total = np.zeros(0)
-        self.largest = 0.0
+        self.peaks = np.zeros(0)
         self.rows = 0
 
     def add(self, rows: np.ndarray) -> None:
@@ -141,10 +146,11 @@ class _Sum:
             return
         rows = rows.astype(np.float32, copy=False)
         if not self.rows:
-            self.squares, self.total = np.zeros((rows.shape[1],) * 2), np.zeros(rows.shape[1])
+            self.squares = np.zeros((rows.shape[1],) * 2)
+            self.total, self.peaks = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
         self.squares += rows.T @ rows
         self.total += rows.sum(axis=0, dtype=np.float64)
-        self.largest = max(self.largest, float(np.abs(rows).max()))
+        self.peaks = np.maximum(self.peaks, np.maximum(rows.max(axis=0), -rows.min(axis=0)))
         self.rows += len(rows)
 
 
@@ -155,4 +161,4 @@ def _joined(sums: Sequence[_Sum]) -> Statistics | None:
     rows = sum(one.rows for one in found)
     squares = found[0].squares if len(found) == 1 else np.sum([one.squares for one in found], axis=0)
     total = np.sum([one.total for one in found], axis=0)
-    return Statistics(squares / rows, total / rows, max(one.largest for one in found), rows)
+    return Statistics(squares / rows, total / rows, np.max([one.peaks for one in found], axis=0), rows)

@@ -1,4 +1,5 @@
-"""All passes by name, found by themselves: classes of `nomul.passes.*` and one pass for each family of rules."""
+"""All passes by name, found by themselves: classes of `nomul.passes.*` and `nomul.passes.transforms.*`, and one
+pass for each family of rules."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from nomul.passes.rule import rule_families
 def pass_classes() -> dict[str, type[Pass]]:
     """Every pass class that needs no arguments, by name."""
     found: dict[str, type[Pass]] = {}
-    for module in modules_of("nomul.passes"):
+    for module in (*modules_of("nomul.passes"), *modules_of("nomul.passes.transforms")):
         for kind in vars(module).values():
             if inspect.isclass(kind) and issubclass(kind, Pass) and kind.name:
                 found[kind.name] = kind

@@ -21,17 +21,27 @@ NEAR = 3
 
 
 @dataclass(frozen=True)
+class Transformation:
+    """A transform of `passes/transforms/` that a rule asks for. options: those given, by name."""
+
+    name: str
+    options: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Rule:
     """match: glob over the names of weights and of layers (`loc`).  role: only layers of this role, None: of any.
 
     encoding: None leaves the weights as they are.  fitter: by name, None: the default one of the encoding.
-    act: what activations are rounded to before they meet weights: not at all, 8 bits by row, 8 bits by one scale."""
+    act: what activations are rounded to before they meet weights: not at all, 8 bits by row, 8 bits by one scale.
+    transforms: what is done to the layer before its weights are encoded, in the order of the phases."""
 
     match: str = ANY
     encoding: Encoding | None = None
     fitter: str | None = None
     act: str = PLAIN
     role: str | None = None
+    transforms: tuple[Transformation, ...] = ()
 
     def takes(self, names: Iterable[str], roles: Sequence[str]) -> bool:
         """A table that is nothing but an embedding is only taken by a rule for embeddings."""

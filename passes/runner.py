@@ -132,7 +132,7 @@ class PassRunner:
             raise NomulError("NM450", message, help=_BUG) from error
         spent = (time.perf_counter() - start) * 1e3
         self._text = print_module(copy)
-        changed = self._text != before
+        changed = self._text != before or _other_numbers(module, copy)
         if changed:
             self._verify(copy, item, report)
         nodes = sum(len(func.nodes) for func in copy.funcs.values())
@@ -222,6 +222,15 @@ class PassRunner:
         if self.dump:
             self.dump.write("index.txt", index_table(self.records))
             self.dump.write("why.txt", why_text(self.misses, self.refusals))
+
+
+def _other_numbers(before: Module, after: Module) -> bool:
+    """Whether weights of the same names and types hold other arrays: passes never write into those that there are."""
+    return any(
+        array is not before.weights[name].fields.get(field)
+        for name, weight in after.weights.items()
+        for field, array in weight.fields.items()
+    )
 
 
 def fault_of(module: Module, passes: Sequence[Pass]) -> NomulError | None:

@@ -1,4 +1,4 @@
-"""Lists what is built in: ops, rules, passes, kernels, targets, encodings, fitters, recipes, error codes."""
+"""Lists what is built in: ops, rules, passes, kernels, targets, encodings, fitters, recipes, transforms, errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from nomul.console import table
 
-HELP = "list ops, rules, passes, kernels, targets, encodings, fitters, recipes or errors"
+HELP = "list ops, rules, passes, kernels, targets, encodings, fitters, recipes, transforms or errors"
 Rows = tuple[tuple[str, ...], list[tuple[object, ...]]]
 
 
@@ -102,6 +102,16 @@ def _fitters() -> Rows:
     return ("fitter", "encodings", "how it chooses the bytes"), rows
 
 
+def _transforms() -> Rows:
+    from nomul.passes.transforms import all_transforms
+
+    rows: list[tuple[object, ...]] = [
+        (name, ", ".join(f"{key}={value:g}" for key, value in kind.options.items()), _first_line(kind.__doc__))
+        for name, kind in all_transforms().items()
+    ]
+    return ("transform", "options", "what it does"), rows
+
+
 def _recipes() -> Rows:
     from nomul.recipe import built_in
 
@@ -124,5 +134,6 @@ CATALOGUES: dict[str, Callable[[], Rows]] = {
     "rules": _rules,
     "fitters": _fitters,
     "recipes": _recipes,
+    "transforms": _transforms,
     "errors": _errors,
 }

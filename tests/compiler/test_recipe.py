@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nomul.ir.errors import NomulError
-from nomul.passes.choice import Recipe, Rule
+from nomul.passes.choice import Recipe, Rule, Transformation
 from nomul.recipe import built_in, read_recipe
 
 TOML = """
@@ -23,6 +23,7 @@ role = "linear"
 weights = "ternary<planes=2, group=128>"
 fitter = "ptqtp"
 act = "i8"
+transforms = ["smooth", "rotate<block=64>"]
 """
 
 
@@ -39,7 +40,23 @@ def test_the_forms(tmp_path: Path) -> None:
     read = read_recipe(str(path))
     assert texts(read) == [("*.embeddings.*", "f32"), ("encoder.*", "ternary<planes=2, group=128> by ptqtp")]
     assert (read.strict, read.rules[1].act, read.rules[1].role) == (True, "i8", "linear")
+    assert read.rules[1].transforms == (Transformation("smooth"), Transformation("rotate", (("block", 64.0),)))
     assert read == read_recipe(path) == read_recipe(read)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ('"rotate"', "transforms must be a list of texts, not 'rotate'"),
+        ('["rotat"]', "there is no transform 'rotat' (did you mean rotate?)"),
+    ],
+)
+def test_wrong_transforms(tmp_path: Path, value: str, message: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(TOML.replace('["smooth", "rotate<block=64>"]', value))
+    with pytest.raises(NomulError) as caught:
+        read_recipe(path)
+    assert [problem.code for problem in caught.value.problems] == ["NM009"] and message in str(caught.value)
 
 
 def test_built_in_recipes_say_what_they_are() -> None:
