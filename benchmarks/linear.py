@@ -53,8 +53,10 @@ def systems(target: str, encodings: Sequence[str], wanted: Sequence[str]) -> lis
 
 def run_case(
     work: Work, found: Sequence[System], rows: Sequence[int], seconds: float, notes: dict[str, str]
-) -> Iterator[Row]:
-    """Rows of one shape, place of the weights and number of threads. notes: takes what is left out, and why."""
+) -> Iterator[tuple[limits.Limits, list[Row], limits.Limits]]:
+    """For each number of rows what was measured, between two measurements of the limits.
+
+    notes: takes what is left out, and why."""
     loaded: dict[System, Loaded] = {}
     for system in found:
         try:
@@ -64,7 +66,10 @@ def run_case(
         except (ValueError, NotImplementedError) as error:
             notes[f"{system.name} {system.encoding} {work.shape}"] = str(error)
     for count in rows:
-        yield from _measure(work, loaded, count, seconds)
+        before = limits.measure(work.threads)
+        measured = list(_measure(work, loaded, count, seconds))
+        after = limits.measure(work.threads)
+        yield before, list(with_limits(measured, (before, after))), after
 
 
 def _measure(work: Work, loaded: dict[System, Loaded], rows: int, seconds: float) -> Iterator[Row]:
@@ -102,24 +107,12 @@ def _digits(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def with_limits(rows: Sequence[Row], measured: Sequence[limits.Limits]) -> list[Row]:
-    """The rows with their shares of the best that the machine did, before or after."""
-    best = {
-        threads: (max(item.read_gbs for item in own), max(item.int8_gops for item in own))
-        for threads in {item.threads for item in measured}
-        for own in [[item for item in measured if item.threads == threads]]
-    }
-    shares = []
+def with_limits(rows: Sequence[Row], measured: Sequence[limits.Limits]) -> Iterator[Row]:
+    """The rows with their shares of the best that the machine did beside them."""
+    read, dot = max(item.read_gbs for item in measured), max(item.int8_gops for item in measured)
     for row in rows:
-        read, dot = best[row["threads"]]
-        shares.append(
-            row
-            | {
-                "fraction_of_read_bandwidth": round(row["gbps"] / read, 3),
-                "fraction_of_int8_peak": round(row["gops"] / dot, 3) if dot else None,
-            }
-        )
-    return shares
+        shares = {"fraction_of_read_bandwidth": _digits(row["gbps"] / read)}
+        yield row | shares | {"fraction_of_int8_peak": _digits(row["gops"] / dot) if dot else None}
 
 
 def cases(shapes: Sequence[Shape], rows: Sequence[int], threads: Sequence[int]) -> Iterator[tuple[Work, list[int]]]:
@@ -175,31 +168,29 @@ def arguments_of(command: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Limits, all rows, limits again."""
+    """All rows, and the limits before and after each few of them."""
     threads = [int(text) for text in split_list(arguments.threads)]
     shapes = [Shape(*map(int, text.split("x"))) for text in split_list(arguments.shapes)]
     rows = [int(text) for text in split_list(arguments.m)]
     encodings = chosen_encodings(split_list(arguments.encodings))
     target = next(target for target in find_target("host") if arguments.level in ("", target.level))
     found = systems(target.name, encodings, split_list(arguments.systems))
-    before = [limits.measure(count) for count in threads]
-    measured: list[Row] = []
+    measured: list[tuple[limits.Limits, list[Row], limits.Limits]] = []
     notes: dict[str, str] = {}
     for work, counts in cases(shapes, rows, threads):
         if arguments.weights and (arguments.weights == "memory") != work.in_memory:
             continue
-        for row in run_case(work, found, counts, arguments.seconds, notes):
-            measured.append(row)
-            print(linear_table.line(row), file=sys.stderr, flush=True)
+        for part in run_case(work, found, counts, arguments.seconds, notes):
+            measured.append(part)
+            for row in part[1]:
+                print(linear_table.line(row), file=sys.stderr, flush=True)
         gc.collect()
-    after = [limits.measure(count) for count in threads]
     return {
         "machine": platform.processor() or platform.machine(),
         "level": target.level,
-        "limits_before": [asdict(item) for item in before],
-        "limits_after": [asdict(item) for item in after],
+        "limits": [asdict(item) for before, _, after in measured for item in (before, after)],
         "skipped": notes,
-        "rows": with_limits(measured, [*before, *after]),
+        "rows": [row for _, part, _ in measured for row in part],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import Any
 
 import limits
@@ -53,12 +54,14 @@ def update_docs(result: dict[str, Any]) -> None:
 
 
 def _limits(result: dict[str, Any]) -> list[str]:
-    level = f"kernels for {result['level']}; times are medians of runs in turns"
-    return [level] + [
-        f"limits {when}, {limits.text(limits.Limits(**item))}"
-        for when in ("before", "after")
-        for item in result[f"limits_{when}"]
-    ]
+    """The range of what the machine did, from before the first row until after the last."""
+    lines = [f"kernels for {result['level']}; times are medians of runs in turns"]
+    for threads in dict.fromkeys(item["threads"] for item in result["limits"]):
+        own = [limits.Limits(**item) for item in result["limits"] if item["threads"] == threads]
+        for name, of in (("least", min), ("most", max)):
+            rates = [of(values) for values in zip(*(astuple(item) for item in own), strict=True)]
+            lines.append(f"limits, {name} of {len(own)} times, {limits.text(limits.Limits(*rates))}")
+    return lines
 
 
 def _cells(row: Row) -> tuple[str, ...]:
