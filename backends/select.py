@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nomul.backends.group import Group
@@ -10,6 +10,22 @@ from nomul.backends.registry import Built, Kernel, all_kernels
 from nomul.backends.target import Target
 from nomul.ir.errors import NomulError, Problem
 from nomul.ir.graph import Module, Node, Weight
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What measuring tells of a group's kernels on the best level (`backends/tune/`).
+
+    order: names, best first; they stand before all others.  reasons: (kernel, why it is behind the first)."""
+
+    order: tuple[str, ...] = ()
+    reasons: tuple[tuple[str, str], ...] = ()
+
+    def place(self, kernel: Kernel) -> int:
+        return self.order.index(kernel.name) if kernel.name in self.order else len(self.order)
+
+
+_NONE = Preference()
 
 
 @dataclass(frozen=True)
@@ -52,8 +68,10 @@ class Selection:
         return list({id(choice): choice for choice in self.choices.values()}.values())
 
 
-def select(module: Module, levels: Sequence[Target]) -> Selection:
-    """Kernels for all `call` and `exec.run` nodes of @main. Raises NomulError (NM401) for groups without one."""
+def select(module: Module, levels: Sequence[Target], preferences: Mapping[str, Preference] | None = None) -> Selection:
+    """Kernels for all `call` and `exec.run` nodes of @main. preferences: by the key of the group.
+
+    Raises NomulError (NM401) for groups without a kernel."""
     selection = Selection(tuple(levels))
     by_key: dict[str, Choice] = {}
     problems: list[Problem] = []
@@ -63,7 +81,8 @@ def select(module: Module, levels: Sequence[Target]) -> Selection:
         group = group_of(module, node)
         if group.key not in by_key:
             try:
-                by_key[group.key] = choose(group, selection.levels)
+                preference = (preferences or {}).get(group.key, _NONE)
+                by_key[group.key] = choose(group, selection.levels, preference)
             except NomulError as error:
                 problems += [Problem(p.code, p.message, node.loc, p.help) for p in error.problems]
                 continue
@@ -79,9 +98,9 @@ def group_of(module: Module, node: Node) -> Group:
     return Group(module.funcs[node.attrs["func"]], weights, module.dims)
 
 
-def choose(group: Group, levels: Sequence[Target]) -> Choice:
+def choose(group: Group, levels: Sequence[Target], preference: Preference = _NONE) -> Choice:
     """The best kernel for each level; all levels must agree on tiles, layouts and in-place operands."""
-    search = _Search(group, tuple(levels))
+    search = _Search(group, tuple(levels), preference)
     taken: list[Kernel] = []
     for target in levels:
         kernel = search.best(target, search.build(taken[0], levels[0]) if taken else None)
@@ -105,6 +124,7 @@ class _Search:
 
     group: Group
     levels: tuple[Target, ...]
+    preference: Preference
     rejected: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     _built: dict[tuple[str, str], Built] = field(default_factory=dict)
 
@@ -117,9 +137,9 @@ class _Search:
         return self._built[key]
 
     def best(self, target: Target, first: Built | None) -> Kernel | None:
-        """The highest rank that serves the level. first: what its tiles, layouts and operands must agree with."""
-        for kernel in _candidates(self.group):
-            reason = _refusal(kernel, self.group, target)
+        """The first that serves the level. first: what its tiles, layouts and operands must agree with."""
+        for kernel in self._ordered():
+            reason = refusal(kernel, self.group, target)
             if reason is None:
                 if first is None or _compatible(first, self.build(kernel, target)):
                     return kernel
@@ -128,8 +148,8 @@ class _Search:
         return None
 
     def same_everywhere(self) -> Choice:
-        for kernel in _candidates(self.group):
-            if all(_refusal(kernel, self.group, target) is None for target in self.levels):
+        for kernel in self._ordered():
+            if all(refusal(kernel, self.group, target) is None for target in self.levels):
                 return self.choice([kernel] * len(self.levels))
         reasons = "; ".join(f"{name}: {reason}" for name, reason in self.reasons()) or "no kernel serves this op"
         names = ", ".join(target.name for target in self.levels)
@@ -139,14 +159,19 @@ class _Search:
         each = list(zip(kernels, self.levels, strict=True))
         built = tuple(self.build(kernel, target) for kernel, target in each)
         code = tuple(code_level(kernel, target, self.levels) for kernel, target in each)
-        return Choice(self.group, self.levels, tuple(kernels), built, code, self.reasons())
+        slower = [(name, f"{self.levels[0].level}: {reason}") for name, reason in self.preference.reasons]
+        return Choice(self.group, self.levels, tuple(kernels), built, code, (*self.reasons(), *slower))
+
+    def _ordered(self) -> list[Kernel]:
+        return sorted(candidates(self.group), key=self.preference.place)
 
     def reasons(self) -> tuple[tuple[str, str], ...]:
         """(kernel, levels and reason) of those that were refused."""
         return tuple((name, f"{', '.join(where)}: {reason}") for (name, reason), where in self.rejected.items())
 
 
-def _candidates(group: Group) -> list[Kernel]:
+def candidates(group: Group) -> list[Kernel]:
+    """Kernels for the group's op and encoding, the highest rank first; each may still refuse the group."""
     op = group.anchor.op if group.anchor else ""
     encoding = _anchor_encoding(group)
     fitting = [k for k in all_kernels().values() if k.op == "*" or (k.op == op and k.encoding == encoding)]
@@ -160,7 +185,8 @@ def _anchor_encoding(group: Group) -> str | None:
     return encodings[0].name if encodings else None
 
 
-def _refusal(kernel: Kernel, group: Group, target: Target) -> str | None:
+def refusal(kernel: Kernel, group: Group, target: Target) -> str | None:
+    """Why this kernel does not serve the group on one level, or None."""
     if target.vector_bytes == 0 and kernel.rank > 0:
         return "portable C has no vectors"
     missing = kernel.needs - target.features

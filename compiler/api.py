@@ -16,7 +16,7 @@ from nomul.calibration import read_calibration
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
 from nomul.nir import require_weights
-from nomul.options import ARRAY_LIMIT, Emit, Options, Progress, WeightsPlace, silent
+from nomul.options import ARRAY_LIMIT, Emit, Options, Progress, WeightsPlace, silent, tune_file
 from nomul.passes.choice import Recipe
 from nomul.passes.fit_layers import FitCache
 from nomul.recipe import RecipeLike, read_recipe
@@ -39,6 +39,7 @@ def compile(
     check: bool = False,
     weights: WeightsPlace = "auto",
     strict: bool = False,
+    tune: bool | str | Path = False,
     report: str | Path | Sequence[str | Path] = (),
     name: str | None = None,
     progress: Progress | None = None,
@@ -55,6 +56,8 @@ def compile(
     dump: folder for everything in between.  check: compare with the interpreter after every pass.
     weights: "embedded", "external" (a file beside the library), or "auto" (external from 1 GiB).
     strict: fail where only a generic kernel serves, or where a layer cannot have what the recipe says.
+    tune: measure kernels where several can serve, on this machine, and keep the times in this file; True: a file beside
+    the artifact.
     report: files, .html or .json, for what the recipe's encodings lose by layer and end to end (`docs/accuracy.md`).
     source_options: for torch, `dynamic_shapes` and `example_kwargs` of `nomul.frontend.torch.import_torch`.
     Raises NomulError with all problems of the stage that failed.
@@ -73,6 +76,7 @@ def compile(
             check=check,
             weights=weights,
             strict=strict,
+            tune=tune,
             report=report,
             name=name,
             progress=progress,
@@ -101,6 +105,7 @@ def build(
     check: bool = False,
     weights: WeightsPlace = "auto",
     strict: bool = False,
+    tune: bool | str | Path = False,
     report: str | Path | Sequence[str | Path] = (),
     emit: Emit = "library",
     array_limit: int = ARRAY_LIMIT,
@@ -124,6 +129,7 @@ def build(
         check=check,
         weights=weights,
         strict=strict,
+        tune=tune_file(Path(output), tune),
         emit=emit,
         array_limit=array_limit,
         progress=progress or silent,

@@ -11,13 +11,13 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
 from nomul.ir.errors import NomulError
 from nomul.ir.registry import modules_of
 from nomul.runtime.errors import RuntimeFault
+from nomul.version import package_version
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
 
@@ -79,14 +79,6 @@ def build_parser() -> argparse.ArgumentParser:
 def all_commands() -> dict[str, ModuleType]:
     """Sub-commands by name."""
     return {module.__name__.rpartition(".")[2].rstrip("_"): module for module in modules_of("nomul.commands")}
-
-
-def package_version() -> str:
-    """Of the installed distribution."""
-    try:
-        return version("nomul")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 if __name__ == "__main__":

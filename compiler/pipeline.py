@@ -29,6 +29,7 @@ from nomul.passes.runner import PassRunner, Phase, place_behind
 from nomul.phases import phases
 from nomul.record import record
 from nomul.report import FACTS, describe
+from nomul.tuning import preferences
 
 PASSES_SHARE = 0.4  # of the whole work, for the progress report
 
@@ -132,6 +133,9 @@ def choose_kernels(module: Module, levels: tuple[Target, ...], options: Options)
     module = module.clone()
     own_outputs(module)
     selection = select(module, levels)
+    if options.tune:
+        options.progress("tune", PASSES_SHARE)
+        selection = select(module, levels, preferences(module, selection, options))
     if options.strict:
         _refuse_generic(module, selection)
     module = to_exec(module, selection)

@@ -19,7 +19,7 @@ from typing import Any
 from nomul.arguments import add_dim_ranges
 from nomul.console import progress_bar, say, size_text, table
 from nomul.ir.errors import NomulError
-from nomul.options import ARRAY_LIMIT
+from nomul.options import ARRAY_LIMIT, tune_file
 from nomul.runtime.trailer import read_facts
 
 HELP = "compile an ONNX or PyTorch model to a shared library, or to portable C"
@@ -40,6 +40,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dump", type=Path, metavar="DIR", help="write the IR between passes, kernels and C there")
     parser.add_argument("--until", metavar="PHASE", help="stop after this phase and write the IR")
     parser.add_argument("--check", action="store_true", help="compare with the interpreter after every pass (slow)")
+    parser.add_argument(
+        "--tune",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="FILE",
+        help="measure kernels where several serve; keep the times in FILE (default OUT.tune.json)",
+    )
     parser.add_argument("--strict", action="store_true", help="fail on generic kernels and encodings that do not fit")
     parser.add_argument(
         "--report", action="append", default=[], metavar="FILE", help="write what encodings lose: .html or .json"
@@ -67,6 +75,7 @@ def _compile(arguments: argparse.Namespace) -> int:
             target=tuple(arguments.target) or "host",
             weights=arguments.weights,
             strict=arguments.strict,
+            tune=arguments.tune,
             emit=arguments.emit,
             array_limit=arguments.array_limit,
             report=arguments.report,
@@ -79,7 +88,8 @@ def _compile(arguments: argparse.Namespace) -> int:
     if arguments.emit == "c":
         _summarise_sources(path, json.loads((path / "model.json").read_text()), seconds)
     else:
-        _summarise(path, read_facts(path, verify=False), seconds)
+        tuned = tune_file(arguments.output, arguments.tune)
+        _summarise(path, read_facts(path, verify=False), seconds, tuned)
     return 0
 
 
@@ -116,13 +126,15 @@ def _summarise_sources(path: Path, facts: dict[str, Any], seconds: float) -> Non
     say(f"target {facts['target']}, scratch {'without bound' if scratch is None else f'{scratch} bytes'} on one thread")
 
 
-def _summarise(path: Path, facts: dict[str, Any], seconds: float) -> None:
+def _summarise(path: Path, facts: dict[str, Any], seconds: float, tuned: Path | None) -> None:
     weights = facts["weights"]["bytes"]
     size = path.stat().st_size
     code = size if facts["weights"]["external"] else size - weights
     say(f"wrote {path}: {size_text(size)} ({size_text(code)} code, {size_text(weights)} weights), {seconds:.1f} s")
     say(f"target {facts['target']}, levels {', '.join(facts['levels'])}, {len(facts['runs'])} kernel runs")
     say(f"memory of a run, one thread: {_scratch(facts)}")
+    if tuned is not None and tuned.exists():
+        say(f"times of kernels: {tuned} (nomul show {path} --kernels says what they decided)")
     slow = [kernel for kernel in facts["kernels"] if kernel["generic"]]
     if slow:
         runs = sum(kernel["uses"] for kernel in slow)
