@@ -77,25 +77,28 @@ Fill = Callable[[Any, EncodedArray], Arrays]
 class _Coder:
     form: Form
     fill: Fill
+    has_tables: bool
 
 
 _CODERS: Registry[str, _Coder] = Registry(__name__, "the numbers of {}")
 
 
-def dot_codes(*encodings: str, fill: Fill) -> Callable[[Form], Form]:
-    """Declare the form of an encoding's numbers, or why it has none, and what fills it: `fill(encoding, weights)`."""
+def dot_codes(*encodings: str, fill: Fill, has_tables: bool = False) -> Callable[[Form], Form]:
+    """Declare the form of an encoding's numbers, or why it has none, and what fills it: `fill(encoding, weights)`.
+
+    has_tables: whether variants have tables."""
 
     def declare(form: Form) -> Form:
         for name in encodings:
-            _CODERS.add(name, _Coder(form, fill))
+            _CODERS.add(name, _Coder(form, fill, has_tables))
         return form
 
     return declare
 
 
-def encodings_with_codes() -> list[str]:
-    """The names of all encodings that have a form."""
-    return list(_CODERS.all())
+def encodings_with_codes() -> dict[str, bool]:
+    """All encodings that have a form, by name, and whether it may have tables."""
+    return {name: coder.has_tables for name, coder in _CODERS.all().items()}
 
 
 def codes_of(encoding: Encoding) -> Codes | str:

@@ -1,6 +1,6 @@
 """In what order kernels read the numbers of `backends/dot_codes`: panels of 64 rows, in the order of the sum.
 
-A vector of 64 bytes holds for 16 rows four neighbouring columns in each of its planes (a plane is a field of each byte):
+A vector of 64 bytes holds for 16 rows four neighbouring columns in each of its planes (one field of each byte):
 
     bits   8                  4                            2                            1
     byte   one number         low, high nibble             four numbers                 eight numbers

@@ -32,6 +32,10 @@ class RowSource(Protocol):
         """Rows [first, first + rows), at most as many as the source was made for."""
         ...
 
+    def fetched(self, first: Expr) -> Rows:
+        """The rows that were fetched last, from row `first` on."""
+        ...
+
     def lead(self, row: Expr) -> tuple[Expr, ...]:
         """The index of a row on all axes of the result but the last."""
         ...
@@ -48,6 +52,9 @@ class TensorRows:
         self.count, self.depth = product(x.shape[:-1]), int(x.shape[-1])
 
     def fetch(self, first: Expr, rows: Expr) -> Rows:
+        return self.fetched(first)
+
+    def fetched(self, first: Expr) -> Rows:
         stride = self._frame.size(self._stride)
         return Rows(self._frame.buffer(self._source), let("a", first * stride + self._frame.size(self._offset)), stride)
 
@@ -76,6 +83,9 @@ class Windows:
             target = let("target", row * self.depth + self._region.start)
             with loop("j", height) as j, loop("i", width) as i:
                 self._tap(place, (j, i), let("tap", target + j * width + i))
+        return self.fetched(first)
+
+    def fetched(self, first: Expr) -> Rows:
         return Rows(self._region.buffer, index(self._region.start), self.depth)
 
     def _tap(self, place: tuple[Expr, ...], tap: tuple[Expr, Expr], target: Expr) -> None:

@@ -1,0 +1,206 @@
+"""Products of eight-bit rows and packed integer weights on x86: dot products of bytes, as each level has them.
+
+A tile is 24 rows x 64 columns, one panel of weights (`backends/dot_codes/shape.py`). For up to eight rows in all, the
+weights are unpacked in registers as they stream from memory; for more, once for all row tiles of a panel that follow
+each other, into bytes in scratch. Weights of eight bits are read as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+
+from nomul.backends.dot_codes import codes_of, encodings_with_codes
+from nomul.backends.dot_codes.shape import PANEL, DotShape
+from nomul.backends.frame import KernelFrame
+from nomul.backends.group import Group
+from nomul.backends.kernels import encoded, linear
+from nomul.backends.registry import Built, kernel
+from nomul.backends.target import Target
+from nomul.backends.tir import byte_table, dot
+from nomul.backends.tir.body import either, index, let, local, loop, store, when
+from nomul.backends.tir.dot_rows import DotRows, PreparedRows
+from nomul.backends.tir.dot_tile import DotTile
+from nomul.backends.tir.dot_weights import ROWS, PackedWeights, field_types
+from nomul.backends.tir.output import Output, Part, Place
+from nomul.backends.tir.row_source import TensorRows
+from nomul.backends.tir.scratch import Scratch
+from nomul.backends.tir.vectors import lanes_at, spread
+from nomul.ir.dim import Dim, ceil_div
+from nomul.ir.encodings.low_bit import matrix_size
+from nomul.ir.graph import Node, Value
+from nomul.ir.quantise import LEVELS
+
+FEW = 8  # rows in all that are multiplied while weights are unpacked
+RANK = 20
+_MOST_UNPACKED = 2  # summands whose code is repeated for each number of rows
+_BLOCK = 8  # row tiles that share prepared rows and an unpacked panel
+_THREAD_WORK = 64 * 1024  # weights worth a thread
+
+Expr = Any
+
+
+def refusal(group: Group) -> str | None:
+    """Why this group is not served, or None."""
+    anchor = group.anchor
+    assert anchor is not None
+    reason = encoded.refusal(group)
+    if reason is not None:
+        return reason
+    q, _, w, *_ = anchor.args
+    assert w is not None and w.type.encoding is not None
+    codes = codes_of(w.type.encoding)
+    if isinstance(codes, str):
+        return codes
+    if linear.row_view(q) is None:
+        return "rows of the operand are not evenly spaced runs of elements"
+    if LEVELS * max(codes.largest, 255) * _shape(w).size >= 2**31:
+        return "sums of a group do not fit 32 bits"
+    return None
+
+
+def _shape(w: Value) -> DotShape:
+    encoding: Any = w.type.encoding
+    codes = codes_of(encoding)
+    assert not isinstance(codes, str)
+    rows, columns = matrix_size(tuple(int(size) for size in w.shape))
+    return DotShape(codes, rows, columns, encoding.group_count(columns))
+
+
+def bytes_product(group: Group, target: Target) -> Built:
+    """Dot products of bytes."""
+    anchor = group.anchor
+    assert anchor is not None
+    w = anchor.args[2]
+    assert w is not None
+    shape, position = _shape(w), group.func.params.index(w)
+    encoding: Any = w.type.encoding
+    with KernelFrame(group, target, {position: field_types(encoding, shape)}) as frame:
+        made = _Product(frame, anchor, shape)
+        made.emit()
+    return Built(
+        frame.function,
+        tiles=ceil_div(made.source.count, ROWS) * shape.panels,
+        grain=max(1, _THREAD_WORK // (shape.columns * PANEL)),
+        scratch=Dim.of(made.scratch.bytes),
+        layouts={position: "dot64"},
+        inplace=linear.inplace_operands(group),
+    )
+
+
+class _Product:
+    """Emits the body of one kernel."""
+
+    def __init__(self, frame: KernelFrame, anchor: Node, shape: DotShape) -> None:
+        q, scale, w, bias = (*anchor.args, None)[:4]
+        assert q is not None and scale is not None and w is not None
+        self.frame, self.shape, self._scale = frame, shape, scale
+        self.scratch = Scratch(frame)
+        self._lanes = frame.target.vector_bytes // 4
+        self._totals = self.scratch.region("float32", ROWS * PANEL)  # `Output` expects them first
+        view = linear.row_view(q)
+        assert view is not None
+        self.source = TensorRows(frame, q, view.stride)
+        self._output = Output(frame, anchor, bias, self._lanes, Dim.of(shape.rows), PANEL)
+        self._weights = PackedWeights(frame, w, shape)
+        self._choose_forms()
+        self._rows = self._prepared_rows()
+        self._prepared, self._unpacked = (local(name, "int64", 1) for name in ("prepared", "unpacked"))
+
+    def _choose_forms(self) -> None:
+        """few: unpacks in registers.  many: reads an unpacked panel, or bytes that need no unpacking."""
+        low, high = self.source.count.bounds(self.frame.group.ranges)
+        is_plain = self._weights.is_plain
+        is_long = len(self.shape.codes.summands) > _MOST_UNPACKED
+        few = [] if is_plain or is_long else list(range(int(low), int(min(high, FEW)) + 1))
+        counts = linear.row_counts(self.source.count, ROWS, self.frame.group.ranges)
+        self._few = self._tile(few) if few else None
+        self._many = self._tile(counts) if not few or high > FEW else None
+        self._panel = self._weights.unpacked(self.scratch) if self._many and not is_plain else None
+
+    def _tile(self, counts: Sequence[int]) -> DotTile:
+        return DotTile(self.shape, self.frame.target, self._totals, self._weights.scaling(), counts)
+
+    def _prepared_rows(self) -> PreparedRows:
+        tiles = [tile for tile in (self._few, self._many) if tile]
+        most = int(min(self.source.count.bounds(self.frame.group.ranges)[1], _BLOCK * ROWS))
+        return PreparedRows(
+            self.source, self.shape, self.scratch, self.frame.target, most, any(tile.needs_sums for tile in tiles)
+        )
+
+    def emit(self) -> None:
+        store(self._prepared, 0, index(-1))
+        store(self._unpacked, 0, index(-1))
+        count = let("count", self.frame.size(self.source.count))
+        with loop("tile", self.frame.end - self.frame.begin, self.frame.begin) as number:
+            block, panel, first = self._position(number, count)
+            with when(tirx.NE(self._prepared[0], block)):
+                self._rows.prepare(block, let("prepared", tirx.min(count - block, index(_BLOCK * ROWS))))
+                store(self._prepared, 0, block)
+            rows = self._rows.again(block).behind(first - block)
+            left = let("rows", tirx.min(index(ROWS), count - first))
+            self._weights.look_at(panel)
+            self._multiply(rows, left, count, panel)
+            self._write(first, left, panel)
+
+    def _position(self, number: Expr, count: Expr) -> tuple[Expr, Expr, Expr]:
+        """(first row of the block, panel, first row) of a tile: blocks of rows, panels in them, row tiles in those."""
+        panels = self.shape.panels
+        all_tiles = let("row_tiles", tirx.truncdiv(count + (ROWS - 1), index(ROWS)))
+        start = let("start", tirx.truncdiv(number, index(_BLOCK * panels)) * _BLOCK)
+        inside = let("inside", tirx.min(index(_BLOCK), all_tiles - start))
+        rest = let("rest", number - start * panels)
+        panel = let("panel", tirx.truncdiv(rest, inside))
+        return let("block", start * ROWS), panel, let("first", (start + rest - panel * inside) * ROWS)
+
+    def _multiply(self, rows: DotRows, left: Expr, count: Expr, panel: Expr) -> None:
+        """By the form that suits the number of all rows."""
+        if self._few and self._many:
+            with either(count <= FEW) as (then, otherwise):
+                with then:
+                    self._few.emit(self._weights.weights(), rows, left)
+                with otherwise:
+                    self._multiply_many(rows, left, panel)
+        elif self._few:
+            self._few.emit(self._weights.weights(), rows, left)
+        else:
+            self._multiply_many(rows, left, panel)
+
+    def _multiply_many(self, rows: DotRows, left: Expr, panel: Expr) -> None:
+        assert self._many is not None
+        if self._panel is None:
+            self._many.emit(self._weights.weights(), rows, left)
+            return
+        with when(tirx.NE(self._unpacked[0], panel)):
+            self._panel.fill()
+            store(self._unpacked, 0, panel)
+        self._many.emit(self._panel.weights(), rows, left)
+
+    def _write(self, first: Expr, left: Expr, panel: Expr) -> None:
+        """Scale the totals by their rows' scales, and finish them."""
+        with loop("row", left) as row:
+            scale = spread(let("row_scale", self.frame.read_flat(self._scale, first + row)), self._lanes)
+            for column in range(0, PANEL, self._lanes):
+                at = lanes_at(row * PANEL + column + self._totals.start, self._lanes)
+                store(self._totals.buffer, at, tirx.BufferLoad(self._totals.buffer, [at]) * scale)
+        column = let("column", panel * PANEL)
+        used = let("used", tirx.min(index(PANEL), index(self.shape.rows) - column))
+
+        def place(row: Expr) -> Place:
+            flat = let("flat", (first + row) * self.shape.rows)
+            return Place(flat, lambda: self.source.lead(first + row))
+
+        self._output.write_rows(Part(left, place, self.shape.rows, column, used))
+
+
+for _encoding, _has_tables in encodings_with_codes().items():
+    kernel(
+        "nn.quantised_linear",
+        encoding=_encoding,
+        needs=("ssse3",),
+        uses=(*dot.USES, *(byte_table.USES if _has_tables else ())),
+        accepts=refusal,
+        rank=RANK,
+    )(bytes_product)

@@ -1,0 +1,139 @@
+"""Packed weights of a dot product as a kernel gets them: where it reads their bytes, scales, zero points and tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+
+from nomul.backends.dot_codes.shape import BLOCK, PANEL, RUN, DotShape
+from nomul.backends.frame import KernelFrame
+from nomul.backends.storage import from_storage, storage_type
+from nomul.backends.tir import byte_source
+from nomul.backends.tir.body import buffer_at, index, let, loop
+from nomul.backends.tir.byte_source import Packed, Sources
+from nomul.backends.tir.byte_table import ByteTables
+from nomul.backends.tir.dot_tile import Registers, Scaling, Weights
+from nomul.backends.tir.scratch import Scratch
+from nomul.backends.tir.vectors import load, spread, store_vector
+from nomul.ir.encodings.grouped import Grouped
+from nomul.ir.graph import Value
+from nomul.ir.types import DType
+
+Expr = Any
+ROWS = 24  # of a tile
+
+
+def field_types(encoding: Grouped, shape: DotShape) -> list[str]:
+    """TIR's element types of the packed fields (`backends/layouts/dot64.py`)."""
+    zero = ["uint8"] if shape.codes.offset is None else []
+    table = ["int32"] if shape.codes.tables else []
+    return ["int32", storage_type(DType.from_numpy(encoding.scale_dtype)), *zero, *table]
+
+
+class PackedWeights:
+    """Make it outside of loops: its tables are in registers."""
+
+    def __init__(self, frame: KernelFrame, w: Value, shape: DotShape) -> None:
+        encoding: Any = w.type.encoding
+        self._frame, self._shape = frame, shape
+        self._lanes = frame.target.vector_bytes // 4
+        self._scale_type = DType.from_numpy(encoding.scale_dtype)
+        names = ["codes", "scale", "zero", "table"] if shape.codes.offset is None else ["codes", "scale", "table"]
+        pairs = zip(names, field_types(encoding, shape), frame.pointers[w], strict=False)
+        self._fields = {name: buffer_at(name, kind, pointer) for name, kind, pointer in pairs}
+        self._tables = self._load_tables()
+        self._panel: Expr = None
+
+    def _load_tables(self) -> ByteTables | None:
+        codes = self._shape.codes
+        if not codes.tables:
+            return None
+        entries = 1 << sum(codes.parts[0])
+        return ByteTables(self._frame.target, self._fields["table"], codes.tables, entries)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the packed bytes can be multiplied as they are."""
+        codes = self._shape.codes
+        return codes.parts == ((8,),) and not codes.tables
+
+    def look_at(self, panel: Expr) -> None:
+        """All that follows is about this panel."""
+        self._panel = panel
+
+    # -- bytes ---------------------------------------------------------------------------------------------------
+    def weights(self) -> Weights:
+        """The bytes of the panel, unpacked as they are read."""
+        return Weights(self.sources, self._start, ahead=True)
+
+    def sources(self, rows: int) -> Sources:
+        if self.is_plain:
+            return [byte_source.Panel(self._fields["codes"], self._lanes)]
+        codes, buffer = self._shape.codes, self._fields["codes"]
+        is_one_field = len(codes.summands) == 1 and len(codes.parts[0]) == 1 and not codes.tables
+        in_place = is_one_field and Registers.of(self._frame.target).keeps(rows, 8 // codes.parts[0][0])
+        return [Packed(buffer, self._lanes, self._shape, summand, self._tables, in_place) for summand in codes.summands]
+
+    def _start(self, group: Expr, term: Expr, number: Expr) -> Expr:
+        shape = self._shape
+        panel = self._panel * shape.panel_stride + group * shape.group_stride
+        part = shape.codes.summands[int(number)].part
+        return panel + term * shape.term_stride + shape.part_offset(part)
+
+    # -- scales --------------------------------------------------------------------------------------------------
+    def scaling(self) -> Scaling:
+        return Scaling(self._scale, self._zero if "zero" in self._fields else None)
+
+    def _scale(self, group: Expr, number: Expr, column: Expr) -> Expr:
+        codes = self._shape.codes
+        place = ((self._panel * self._shape.groups + group) * codes.scales + number) * PANEL + column
+        raw = let("raw", load(self._fields["scale"], place, self._lanes))
+        scale = from_storage(raw, self._scale_type, self._frame.target)
+        return scale if codes.unit == 1 else scale * spread(tirx.FloatImm("float32", codes.unit), self._lanes)
+
+    def _zero(self, group: Expr, column: Expr) -> Expr:
+        place = (self._panel * self._shape.groups + group) * PANEL + column
+        return tirx.Cast(f"int32x{self._lanes}", load(self._fields["zero"], place, self._lanes))
+
+    # -- a panel in scratch --------------------------------------------------------------------------------------
+    def unpacked(self, scratch: Scratch) -> UnpackedPanel:
+        return UnpackedPanel(self, self._shape, scratch, self._lanes)
+
+
+class UnpackedPanel:
+    """One panel as bytes of one plane in scratch: [groups, terms, summands, padded columns / 4, 64 rows] int32."""
+
+    def __init__(self, packed: PackedWeights, shape: DotShape, scratch: Scratch, lanes: int) -> None:
+        self._packed, self._shape, self._lanes = packed, shape, lanes
+        self._size = shape.padded // RUN * PANEL
+        count = shape.groups * shape.codes.terms * len(shape.codes.summands)
+        self._region = scratch.region("int32", count * self._size)
+
+    def weights(self) -> Weights:
+        source = byte_source.Panel(self._region.buffer, self._lanes)
+        return Weights(lambda rows: [source] * len(self._shape.codes.summands), self._start, ahead=False)
+
+    def _start(self, group: Expr, term: Expr, number: Expr) -> Expr:
+        codes = self._shape.codes
+        return ((group * codes.terms + term) * len(codes.summands) + number) * self._size + self._region.start
+
+    def fill(self) -> None:
+        """Unpack the panel that is looked at."""
+        shape, packed = self._shape, self._packed.weights()
+        sources = self._packed.sources(ROWS)
+        with loop("group", shape.groups) as group, loop("term", shape.codes.terms) as term:
+            for number, source in enumerate(sources):
+                start = let("packed", packed.start(group, term, index(number)))
+                target = let("target", self._start(group, term, index(number)))
+                with loop("unit", shape.units) as unit, loop("block", PANEL // BLOCK) as block:
+                    reader = source.reader(let("from", start + unit * source.stride + block * BLOCK))
+                    place = let("to", target + unit * (shape.unit // RUN * PANEL) + block * BLOCK)
+                    self._fill_unit(reader, place)
+
+    def _fill_unit(self, reader: byte_source.Reader, place: Expr) -> None:
+        """One unit of 16 rows."""
+        for piece in range(self._shape.unit // RUN):
+            for vector in range(BLOCK // self._lanes):
+                at = place + (piece * PANEL + vector * self._lanes)
+                store_vector(self._region.buffer, at, reader.piece(piece, vector))
