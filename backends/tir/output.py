@@ -14,7 +14,7 @@ from nomul.backends.frame import KernelFrame
 from nomul.backends.tir.body import buffer_at, index, let, loop, when
 from nomul.backends.tir.gemm import InnerKernel, Panel, Product, Reduction, Rows
 from nomul.backends.tir.register_tile import PANEL
-from nomul.backends.tir.vectors import lanes_at, store_vector
+from nomul.backends.tir.vectors import lanes_at, spread, store_vector
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Constant, Node, Value
 
@@ -114,16 +114,18 @@ class Output:
         if not is_direct:
             self.write_rows(part)
 
-    def write_rows(self, part: Part) -> None:
-        """Finish a part whose sums stand in `sums`, a panel to a row."""
+    def write_rows(self, part: Part, first: Expr | int = 0, scale: Callable[[Expr], Expr] | None = None) -> None:
+        """Finish a part whose sums stand in `sums` from `first` on, a panel to a row; scale: factor of all of a row."""
         done = index(0)
-        if self.width == Dim.of(1) and not self._needs_lead:
+        if self.width == Dim.of(1) and not self._needs_lead and scale is None:
             done = self._write_column(part)
         with loop("row", part.count - done, done) as row:
-            target, base = part.place(row), let("base", row * self.panel)
+            target, base = part.place(row), let("base", row * self.panel + first)
+            factor = scale(row) if scale else None
             for column, lanes in column_pieces(self.width, self.lanes, self.panel, part.used):
                 with column as offset:
                     sums = tirx.BufferLoad(self.sums, [lanes_at(base + offset, lanes)])
+                    sums = sums if factor is None else sums * spread(factor, lanes)
                     self.write(target, let("column", part.column + offset), sums)
 
     def _write_column(self, part: Part) -> Expr:

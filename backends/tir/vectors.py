@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 
-from nomul.backends.tir.body import index, store
+from nomul.backends.tir.body import evaluate, index, store
 
 
 def lanes_at(place: Any, lanes: int) -> Any:
@@ -30,3 +31,12 @@ def spread(value: Any, lanes: int) -> Any:
 def zeros(lanes: int) -> Any:
     """f32 zeros."""
     return spread(tirx.FloatImm("float32", 0.0), lanes)
+
+
+def prefetch(buffer: Any, place: Any, count: int) -> None:
+    """Bring `count` elements into the first-level cache; a place behind the buffer's end does no harm."""
+    line = 64 // np.dtype(str(buffer.ty.dtype)).itemsize
+    read, keep, data = (tirx.IntImm("int32", value) for value in (0, 3, 1))
+    for offset in range(0, count, line):
+        address = tirx.address_of(buffer[place + offset])
+        evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, read, keep, data))

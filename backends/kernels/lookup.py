@@ -1,0 +1,149 @@
+"""nn.quantised_linear with planes of few bits, without multiplications: look-ups in tables of sums of activations.
+
+A tile is 32 rows x 128 columns. For a block of rows a thread makes the tables once, then takes its columns in runs of
+four tiles; inside, groups of K are the outer loop, so that their tables stay in the first-level cache for all columns
+of the run. One row alone streams the weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+
+from nomul.backends.frame import KernelFrame
+from nomul.backends.group import Group
+from nomul.backends.kernels import encoded, linear
+from nomul.backends.layouts import lut32
+from nomul.backends.layouts.lut32 import BLOCKS, TILE, Order
+from nomul.backends.registry import Built, kernel
+from nomul.backends.target import Target
+from nomul.backends.tir import dot
+from nomul.backends.tir.body import buffer_at, index, let, loop
+from nomul.backends.tir.lookup import HEIGHT, LookupTile
+from nomul.backends.tir.lookup_groups import GroupSums, Run, RunScales
+from nomul.backends.tir.lookup_indices import USES as INDEX_USES
+from nomul.backends.tir.lookup_tables import BiasedRow, Sums, WordTables
+from nomul.backends.tir.output import Output, Part, Place
+from nomul.backends.tir.row_source import TensorRows
+from nomul.backends.tir.scratch import Scratch
+from nomul.ir.dim import Dim, ceil_div
+from nomul.ir.graph import Node
+from nomul.ir.quantise import LEVELS
+from nomul.ir.types import DType
+
+Expr = Any
+RANK = 30
+USES = (*dot.USES, *INDEX_USES)
+MOST_ROWS = 32  # of a tile
+LEAST_COLUMNS = TILE // 2
+_THREAD_WORK = 32 * 1024  # bytes of weights worth a thread
+
+
+def refusal(group: Group) -> str | None:
+    """Why this group is not served, or None."""
+    reason = encoded.refusal(group)
+    if reason is not None:
+        return reason
+    assert group.anchor is not None
+    w = group.anchor.args[2]
+    assert w is not None
+    if lut32.columns_of(w.type.encoding) != lut32.FOURS:
+        return "weights are not packed as three of four"
+    if int(w.shape[0]) < LEAST_COLUMNS:
+        return f"less than {LEAST_COLUMNS} rows of weights"
+    if linear.row_view(group.anchor.args[0]) is None:
+        return "rows of the operand are not evenly spaced runs of elements"
+    return None
+
+
+def look_up(group: Group, target: Target) -> Built:
+    """Five-bit indices into tables of 32 sums."""
+    assert group.anchor is not None
+    w = group.anchor.args[2]
+    assert w is not None and w.type.encoding is not None
+    order = lut32.order_of(w.type.encoding, tuple(int(size) for size in w.shape))
+    position = group.func.params.index(w)
+    with KernelFrame(group, target, {position: ["uint8", "int8"]}) as frame:
+        made = _Lookup(frame, group.anchor, order)
+        made.emit()
+    return Built(
+        frame.function,
+        tiles=ceil_div(made.source.count, made.rows) * made.column_tiles,
+        grain=max(1, _THREAD_WORK // (order.block_bytes * BLOCKS)),
+        scratch=Dim.of(made.scratch.bytes),
+        layouts={position: "lut32"},
+        inplace=linear.inplace_operands(group),
+    )
+
+
+class _Lookup:
+    """Emits the body of one kernel."""
+
+    def __init__(self, frame: KernelFrame, anchor: Node, order: Order) -> None:
+        q, scale, w, bias = (*anchor.args, None)[:4]
+        assert q is not None and scale is not None and w is not None
+        view = linear.row_view(q)
+        assert view is not None
+        self.frame, self.order, self.row_scale = frame, order, scale
+        self.scratch = Scratch(frame)
+        self.source = TensorRows(frame, q, view.stride)
+        self.rows = int(min(MOST_ROWS, self.source.count.bounds(frame.group.ranges)[1]))
+        self.column_tiles = order.blocks // BLOCKS
+        self.groups = GroupSums(frame, order, self.rows, LEVELS, self.scratch)
+        encoding: Any = w.type.encoding
+        data, entries = frame.pointers[w]
+        self.scales = RunScales(frame, order, DType(encoding.scales), data, self.scratch)
+        biased = BiasedRow(order, self.scratch)
+        self.biased = biased
+        self.sums = Sums(frame.target, order, biased, buffer_at("entries", "int32", entries))
+        self.tables = WordTables(frame.target, order, self.rows, self.scratch)
+        self.look_up = LookupTile(frame.target, order, buffer_at("words", "uint16", data), self.tables)
+        self.output = Output(frame, anchor, bias, frame.target.vector_bytes // 4, Dim.of(order.rows), TILE)
+
+    def emit(self) -> None:
+        """All tiles, block of rows by block of rows."""
+        tiles, end = self.column_tiles, self.frame.end
+        first_block = let("first_block", tirx.truncdiv(self.frame.begin, index(tiles)))
+        with loop("row_block", tirx.truncdiv(end + (tiles - 1), index(tiles)) - first_block, first_block) as number:
+            start = let("start", number * tiles)
+            begin = let("begin", tirx.max(self.frame.begin - start, index(0)))
+            left = let("left", tirx.min(end - start, index(tiles)) - begin)
+            first = let("first", number * self.rows)
+            rows = let("rows", tirx.min(index(self.rows), self.frame.size(self.source.count) - first))
+            self._prepare(first, rows)
+            run = let("run", tirx.Select(rows < HEIGHT, index(1), index(self.groups.tiles)))
+            with loop("run", tirx.truncdiv(left + run - 1, run)) as run_number:
+                tile = let("tile", begin + run_number * run)
+                self._run(first, rows, tile, let("tiles", tirx.min(run, begin + left - tile)))
+
+    def _prepare(self, first: Expr, rows: Expr) -> None:
+        """Make the tables of a block of rows."""
+        q = self.source.fetch(first, rows)
+        with loop("row", rows) as row:
+            self.biased.fill(q, row)
+            self.tables.fill(self.sums, row)
+
+    def _run(self, first: Expr, rows: Expr, tile: Expr, tiles: Expr) -> None:
+        """A few neighbouring tiles of a block of rows."""
+        run = Run(rows, let("block", tile * BLOCKS), tiles)
+        self.groups.clear(run)
+        with loop("group", self.order.groups) as group:
+            self.groups.add(run, group, self.look_up, self.scales)
+        width = self.order.rows
+
+        def place(row: Expr) -> Place:
+            flat = let("flat", (first + row) * width)
+            return Place(flat, lambda: self.source.lead(first + row))
+
+        with loop("done_tile", tiles) as number:
+            column = let("column", (tile + number) * TILE)
+            used = let("used", tirx.min(index(TILE), index(width) - column))
+            part = Part(rows, place, width, column, used)
+            self.output.write_rows(part, self.groups.first(number), lambda row: self._row_scale(first + row))
+
+    def _row_scale(self, row: Expr) -> Expr:
+        return let("row_scale", self.frame.read_flat(self.row_scale, row))
+
+
+kernel("nn.quantised_linear", encoding="ternary", needs=("ssse3",), uses=USES, accepts=refusal, rank=RANK)(look_up)

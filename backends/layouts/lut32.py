@@ -1,0 +1,183 @@
+"""Indices of five bits into tables of 32 sums of activations, for `backends/kernels/lookup.py`.
+
+An index stands for a few neighbouring columns of one plane of one row: four of ternary<pack=3of4>, three trits, or five
+bits of a bitplane. Rows are in blocks of 32. A block is a run of groups, and a group has
+for each plane a record
+
+    |word 0: 32 rows x 16 bits|word 1|...|scales: 32 rows|
+
+with three indices to a word, the first in the lowest bits. Bit 15 is free: those of five words are a sixteenth index,
+its highest bit in the first word. So 16 indices take five words, and the r < 16 at the end of a group ceil(r / 3).
+Words are in the order of rows 0, 16, 1, 17, ...: even and odd ones, taken apart, are rows in order.
+Behind the planes of a group stand the offsets of a bitplane, 32 rows. All blocks are padded to a multiple of 128 rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nomul.ir.encodings import Encoding, three_of_four
+from nomul.ir.encodings.bitplane import Bitplane
+from nomul.ir.encodings.terms import EncodedArray
+from nomul.ir.encodings.ternary import Ternary
+
+ROWS = 32  # of a block
+BLOCKS = 4  # of a tile
+TILE = ROWS * BLOCKS
+WORDS = 5  # of a unit
+INDICES = 16  # of a unit
+ENTRIES = 32  # of a table
+FOURS, TRIPLES, FIVES = 4, 3, 5  # columns of an index, by what the indices are
+
+
+@dataclass(frozen=True)
+class Order:
+    """Sizes of the packed order. columns: of an index.  scale_bytes: of one scale.  offset: whether groups have one."""
+
+    rows: int
+    depth: int
+    groups: int
+    planes: int
+    columns: int
+    scale_bytes: int
+    offset: bool
+
+    @property
+    def group_columns(self) -> int:
+        return self.depth // self.groups
+
+    @property
+    def indices(self) -> int:
+        """Of a group of one row and plane."""
+        return -(-self.group_columns // self.columns)
+
+    @property
+    def units(self) -> int:
+        """Whole units of a group."""
+        return self.indices // INDICES
+
+    @property
+    def tail(self) -> int:
+        """Indices of a group behind its whole units."""
+        return self.indices % INDICES
+
+    @property
+    def tail_words(self) -> int:
+        return -(-self.tail // 3)
+
+    @property
+    def words(self) -> int:
+        """Of a group of one row and plane."""
+        return self.units * WORDS + self.tail_words
+
+    @property
+    def record_bytes(self) -> int:
+        return ROWS * (2 * self.words + self.scale_bytes)
+
+    @property
+    def group_bytes(self) -> int:
+        return self.planes * self.record_bytes + (ROWS * self.scale_bytes if self.offset else 0)
+
+    @property
+    def block_bytes(self) -> int:
+        return self.groups * self.group_bytes
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.rows // TILE) * BLOCKS
+
+
+def entries(columns: int) -> np.ndarray:
+    """What an index means: i8 [32, columns], the weights of its columns."""
+    number = np.arange(ENTRIES)
+    if columns == FOURS:
+        return three_of_four.TRITS
+    if columns == FIVES:
+        return (number[:, None] >> np.arange(FIVES) & 1).astype(np.int8)
+    digits = number[:, None] // 3 ** np.arange(TRIPLES) % 3 - 1
+    return np.where(number[:, None] < 27, digits, 0).astype(np.int8)
+
+
+def columns_of(encoding: Encoding | None) -> int | None:
+    """Columns of an index where the encoding has planes that indices can hold."""
+    if isinstance(encoding, Bitplane):
+        return FIVES
+    if not isinstance(encoding, Ternary) or encoding.tied:
+        return None
+    return FOURS if encoding.pack_ == "3of4" else TRIPLES
+
+
+def order_of(encoding: Encoding, shape: tuple[int, ...]) -> Order:
+    """Of weights whose encoding has `columns_of`."""
+    columns = columns_of(encoding)
+    assert columns is not None and isinstance(encoding, Ternary | Bitplane)
+    rows, depth, groups = encoding.sizes(shape)
+    planes = encoding.planes if isinstance(encoding, Ternary) else encoding.bits
+    size, has_offset = encoding.scale_dtype.itemsize, isinstance(encoding, Bitplane)
+    return Order(rows, depth, groups, planes, columns, size, has_offset)
+
+
+def pack_encoded(weights: EncodedArray) -> dict[str, np.ndarray]:
+    """`data`, the bytes of all blocks, and `entries` i8 [ceil(columns / 4), 32, 4], zero behind the last column."""
+    assert isinstance(weights.encoding, Ternary | Bitplane)
+    order = order_of(weights.encoding, weights.shape)
+    parts = weights.encoding.parts(weights.fields, weights.shape)
+    words = _words(_indices(parts["bits" if order.offset else "trits"], order), order)
+    scales = _padded(weights.fields["scale"].transpose(0, 2, 1), order)  # [rows, groups, planes]
+    halves = words.reshape(order.blocks, 2, ROWS // 2, *words.shape[1:]).swapaxes(1, 2).reshape(words.shape)
+    records = np.concatenate([_in_blocks(halves), _in_blocks(scales[..., None])], axis=-1)
+    packed = [records.reshape(order.blocks, order.groups, -1)]
+    if order.offset:
+        packed.append(_in_blocks(_padded(weights.fields["offset"], order)[..., None]))
+    return {"data": np.concatenate(packed, axis=-1).ravel(), "entries": _entry_bytes(order.columns)}
+
+
+def _indices(codes: np.ndarray, order: Order) -> np.ndarray:
+    """u8 [rows, groups, planes, indices] of codes [planes, rows, depth]."""
+    codes = codes.reshape(*codes.shape[:2], order.groups, order.group_columns).transpose(1, 2, 0, 3)
+    if order.columns == FOURS:
+        return three_of_four.encode(codes)
+    base, least = (2, 0) if order.columns == FIVES else (3, -1)
+    missing = order.indices * order.columns - order.group_columns
+    digits = np.pad((codes - np.int8(least)).astype(np.uint8), [(0, 0)] * 3 + [(0, missing)])
+    places = (base ** np.arange(order.columns)).astype(np.uint8)
+    return np.asarray(digits.reshape(*codes.shape[:3], order.indices, order.columns) @ places)
+
+
+def _words(indices: np.ndarray, order: Order) -> np.ndarray:
+    """u16 [padded rows, groups, planes, words]."""
+    wide = _padded(indices, order).astype(np.uint16)
+    whole, tail = np.split(wide, [order.units * INDICES], axis=-1)
+    units = whole.reshape(*wide.shape[:3], order.units, INDICES)
+    words = _threes(units[..., : WORDS * 3])
+    spare = units[..., WORDS * 3 :] >> np.arange(WORDS, dtype=np.uint16)[::-1] & 1
+    parts = [(words | spare << 15).reshape(*wide.shape[:3], order.units * WORDS)]
+    if order.tail:
+        parts.append(_threes(np.pad(tail, [(0, 0)] * 3 + [(0, order.tail_words * 3 - order.tail)])))
+    return np.concatenate(parts, axis=-1)
+
+
+def _threes(indices: np.ndarray) -> np.ndarray:
+    """u16 [..., n / 3] of u16 [..., n]."""
+    threes = indices.reshape(*indices.shape[:-1], indices.shape[-1] // 3, 3)
+    return np.asarray(threes[..., 0] | threes[..., 1] << 5 | threes[..., 2] << 10)
+
+
+def _padded(array: np.ndarray, order: Order) -> np.ndarray:
+    return np.pad(array, [(0, order.blocks * ROWS - order.rows), *[(0, 0)] * (array.ndim - 1)])
+
+
+def _in_blocks(array: np.ndarray) -> np.ndarray:
+    """u8 [blocks, ..., bytes] of [rows, ..., n]: for each of the n the elements of 32 rows."""
+    split = array.reshape(-1, ROWS, *array.shape[1:])
+    moved = np.ascontiguousarray(np.moveaxis(split, 1, -1))
+    return moved.view(np.uint8).reshape(*moved.shape[:-2], -1)
+
+
+def _entry_bytes(columns: int) -> np.ndarray:
+    dwords = -(-columns // 4)
+    padded = np.zeros((ENTRIES, dwords * 4), np.int8)
+    padded[:, :columns] = entries(columns)
+    return np.ascontiguousarray(padded.reshape(ENTRIES, dwords, 4).transpose(1, 0, 2))

@@ -1,0 +1,86 @@
+"""The indices of a record (`backends/layouts/lut32.py`) as vectors of words, in the order of their tables.
+
+A word vector gives three by two shifts; the sixteenth of a unit is gathered out of the free bits of five words, by a
+funnel shift each (vpshldw with VBMI2; else three instructions)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from nomul.backends.layouts.lut32 import INDICES, ROWS, WORDS
+from nomul.backends.tir.body import let, local, loop, store
+from nomul.backends.tir.vectors import lanes_at, load, prefetch, spread
+
+Expr = Any
+USES = ("avx512vbmi2",)  # features that kernels made of this look at
+# (number of the index in its unit, or behind the units; uint16 vectors with the index in their lowest five bits)
+Use = Callable[[Expr, list[Expr]], None]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Indices of one record. words: offset of their first word in its block (words).  first: number of the first index
+    among all of a row.  units: how many whole units.  tail: indices behind them, without free bits.
+    ahead: how far ahead of their use words are fetched into the cache (words)."""
+
+    words: Expr
+    first: Expr
+    units: Expr | int
+    tail: int
+    ahead: int
+
+
+class IndexReader:
+    """Make it outside of loops. data: blocks as uint16.  count: vectors that are read side by side."""
+
+    def __init__(self, data: Any, lanes: int, count: int) -> None:
+        self._data, self._lanes, self.count = data, lanes, count
+        self._spare = local("spare", "uint16", lanes * count)
+
+    def each(self, bases: list[Expr], chunk: Chunk, use: Use) -> None:
+        """All indices of a chunk. bases: where the words of the vectors begin."""
+        with loop("unit", chunk.units) as unit:
+            places = [let("unit_words", base + unit * (WORDS * ROWS)) for base in bases]
+            self._unit(places, chunk.ahead, lambda number, vectors: use(unit * INDICES + number, vectors))
+        for number in range(chunk.tail):
+            if number % 3 == 0:
+                places = [base + chunk.units * (WORDS * ROWS) for base in bases]
+                vectors = self._words(places, number // 3, chunk.ahead)
+            use(chunk.units * INDICES + number, self._shifted(vectors, number % 3))
+
+    def _unit(self, places: list[Expr], ahead: int, use: Use) -> None:
+        """A loop over words: of a longer run LLVM would change the order of the additions, and run out of registers."""
+        for v in range(self.count):
+            store(self._spare, self._lanes_of(v), self._constant(0))
+        with loop("word", WORDS) as word:
+            vectors = self._words([place + word * ROWS for place in places], 0, ahead)
+            for v, vector in enumerate(vectors):
+                before = tirx.BufferLoad(self._spare, [self._lanes_of(v)])
+                joined = tirx.call_llvm_pure_intrin(
+                    f"uint16x{self._lanes}", "llvm.fshl", before, vector, self._constant(1)
+                )
+                store(self._spare, self._lanes_of(v), joined)
+            first = let("first_index", word * 3)
+            for position in range(3):
+                use(first + position, self._shifted(vectors, position))
+        use(INDICES - 1, [tirx.BufferLoad(self._spare, [self._lanes_of(v)]) for v in range(self.count)])
+
+    def _words(self, places: list[Expr], word: int, ahead: int) -> list[Expr]:
+        for place in places:
+            prefetch(self._data, place + word * ROWS + ahead, self._lanes)
+        return [let("words", load(self._data, place + word * ROWS, self._lanes)) for place in places]
+
+    def _shifted(self, vectors: list[Expr], position: int) -> list[Expr]:
+        if not position:
+            return vectors
+        return [let("indices", tirx.shift_right(v, self._constant(5 * position))) for v in vectors]
+
+    def _constant(self, value: int) -> Expr:
+        return spread(tirx.const(value, "uint16"), self._lanes)
+
+    def _lanes_of(self, vector: int) -> Expr:
+        return lanes_at(vector * self._lanes, self._lanes)
