@@ -20,7 +20,8 @@ from nomul.backends.zig import compile_source, zig, zig_target
 
 ROUNDS = 7  # the least time of so many turns counts
 TURN = 2e-3  # seconds of one turn, where a call takes less
-HOPELESS = 4  # a kernel whose first call takes so many times as long as another one's is not called again
+FAIR = 3  # turns that every kernel gets, since a busy machine may spoil one
+HOPELESS = 4  # a kernel that takes so many times as long as another one gets no more than those
 
 Call = Callable[..., float]
 
@@ -83,10 +84,10 @@ def _times(
     for run in runs.values():
         run(1)  # memory is there only after its first use
     least = {name: run(1) for name, run in runs.items()}
-    limit = HOPELESS * min(least.values())
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
+        limit = HOPELESS * min(least.values())
         for name, run in runs.items():
-            if least[name] <= limit:
+            if turn < FAIR or least[name] <= limit:
                 calls = max(1, int(TURN / max(least[name], 1e-7)))
                 least[name] = min(least[name], run(calls))
     return least
