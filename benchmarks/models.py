@@ -2,6 +2,7 @@
 
 One row for each model, size and number of threads: latency (medians of interleaved runs, and fastest runs), difference
 of the results, sizes and compile time; the machine's limits before and after. Models whose package is absent are named.
+`--recipes int8,w4` measures models with such weights instead (`model_recipes.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,13 @@ from nomul.sample import artifact_specs, pick_dims, sample_inputs
 from nomul.timing import measure
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "examples")]
-import limits  # stands beside this file, as results does
+import limits  # stands beside this file, as model_recipes and results do
+import model_recipes
 import real_models  # stands in examples/
 import results
 
 LENGTHS = (16, 128, 512)
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,35 @@ def _minilm_l6() -> Subject:
     return from_torch(LastHidden().eval(), example, {"input_ids": axes, "attention_mask": axes})
 
 
+def _llama() -> Subject:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.llama = LlamaForCausalLM(LlamaConfig(**_SMALL_LLAMA, attn_implementation="sdpa"))
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            mask = torch.ones_like(input_ids)  # without one, transformers looks for packed sequences
+            found = self.llama(input_ids=input_ids, attention_mask=mask, use_cache=False)
+            logits: torch.Tensor = found.logits
+            return logits
+
+    return from_torch(Logits().eval(), (torch.randint(1, 999, (2, 7)),), {"input_ids": {0: "B", 1: "S"}})
+
+
+_SMALL_LLAMA = {
+    "vocab_size": 4096,
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
+
+
 def from_torch(model: Any, example: tuple[Any, ...], axes: dict[str, dict[int, str]]) -> Subject:
     """A torch model; onnxruntime gets what torch's own exporter makes of it. axes: names of open axes by input."""
     import torch
@@ -140,6 +172,13 @@ def entries() -> Iterator[Entry]:
         yield Entry(name, lambda name=name: _onnx_file(real_models.ocr_model(name)), dims, cases)  # type: ignore[misc]
 
 
+def recipe_entries() -> Iterator[Entry]:
+    """Models for `--recipes`: both encoders, and a Llama of 28 million random weights."""
+    yield from (entry for entry in entries() if "MiniLM" in entry.name)
+    lengths = tuple({"B": 1, "S": length} for length in (1, *LENGTHS))
+    yield Entry("Llama, 8 x 512", _llama, {"B": (1, 8), "S": (1, 512)}, lengths)
+
+
 _OCR: tuple[tuple[str, dict[str, tuple[int, int]], tuple[dict[str, int], ...]], ...] = (
     (
         "PP-OCRv6_rec_small",
@@ -159,7 +198,7 @@ _OCR: tuple[tuple[str, dict[str, tuple[int, int]], tuple[dict[str, int], ...]], 
 )
 
 
-def run_entry(entry: Entry, threads: Sequence[int], seconds: float) -> Iterator[dict[str, Any]]:
+def run_entry(entry: Entry, threads: Sequence[int], seconds: float) -> Iterator[Row]:
     """The rows of one model."""
     subject = entry.load()
     with tempfile.TemporaryDirectory() as name:
@@ -202,39 +241,62 @@ def _measure_case(
     }
 
 
-def main() -> int:
+def measure_all(
+    chosen: Iterable[Entry], run: Callable[[Entry], Iterator[Row]], line: Callable[[Row], str], threads: Sequence[int]
+) -> dict[str, Any]:
+    """The rows of all models, the limits before and after, and what was skipped."""
+    before = [asdict(limits.measure(count)) for count in threads]
+    rows: list[Row] = []
+    skipped: dict[str, str] = {}
+    for entry in chosen:
+        try:
+            for row in run(entry):
+                rows.append(row)
+                print(line(row), file=sys.stderr, flush=True)
+        except (real_models.PackageMissing, ModuleNotFoundError) as error:
+            skipped[entry.name] = str(error)
+    return {
+        "machine": platform.processor() or platform.machine(),
+        "limits_before": before,
+        "limits_after": [asdict(limits.measure(count)) for count in threads],
+        "skipped": skipped,
+        "rows": rows,
+    }
+
+
+def arguments_of(command: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and limits there")
     parser.add_argument("--model", action="append", default=[], help="only models whose name contains this")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=2.0, help="per row (default 2)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per row (default 2; of each system with recipes)")
     parser.add_argument("--docs", action="store_true", help="put the results into docs/benchmarks.md")
-    arguments = parser.parse_args()
-    before = [asdict(limits.measure(count)) for count in arguments.threads]
-    rows: list[dict[str, Any]] = []
-    skipped: dict[str, str] = {}
-    for entry in entries():
-        if arguments.model and not any(part in entry.name for part in arguments.model):
-            continue
-        try:
-            for row in run_entry(entry, arguments.threads, arguments.seconds):
-                rows.append(row)
-                print(results.line(row), file=sys.stderr)
-        except (real_models.PackageMissing, ImportError) as error:
-            skipped[entry.name] = str(error)
-    after = [asdict(limits.measure(count)) for count in arguments.threads]
-    result = {
-        "machine": platform.processor() or platform.machine(),
-        "limits_before": before,
-        "limits_after": after,
-        "skipped": skipped,
-        "rows": rows,
-    }
-    results.print_results(result)
+    usual = ",".join(model_recipes.RECIPES)
+    parser.add_argument("--recipes", nargs="?", const=usual, metavar="NAMES", help=f"by commas (default {usual})")
+    parser.add_argument("--artifacts", type=Path, metavar="FOLDER", help="keep those with recipes there, and use them")
+    return parser.parse_args(command)
+
+
+def main(command: Sequence[str] | None = None) -> int:
+    arguments = arguments_of(command)
+    shown = model_recipes if arguments.recipes else results
+    known = recipe_entries() if arguments.recipes else entries()
+    chosen = [entry for entry in known if not arguments.model or any(part in entry.name for part in arguments.model)]
+    with tempfile.TemporaryDirectory() as folder:
+        keep = arguments.artifacts or Path(folder)
+        recipes = arguments.recipes.split(",") if arguments.recipes else []
+
+        def run(entry: Entry) -> Iterator[Row]:
+            if recipes:
+                return model_recipes.run_entry(entry, recipes, arguments.threads, arguments.seconds, keep)
+            return run_entry(entry, arguments.threads, arguments.seconds)
+
+        result = measure_all(chosen, run, shown.line, arguments.threads)
+    shown.print_results(result)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if arguments.docs:
-        results.update_docs(result)
+        shown.update_docs(result)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,9 +49,14 @@ def _load(name: str) -> Loaded:
     texts = lee_texts("lee_background.cor")[:CALIBRATION]
     batches = [WordPiece().batch(texts[at : at + BATCH], LENGTH) for at in range(0, CALIBRATION, BATCH)]
     store = Store(subject.model, example, batches, dims=entry.dims, **options)
+    return Loaded(store, *task(), subject.onnx)
+
+
+def task() -> tuple[Callable[[Implementation], np.ndarray], Callable[[np.ndarray, np.ndarray], Scores]]:
+    """From an encoder to its sentence vectors, and from these and those of floats to scores. Raises PackageMissing."""
     people = np.loadtxt(lee_file("similarities0-1.txt"), encoding="latin-1")
     pairs = np.triu_indices(len(people), 1)
-    return Loaded(store, partial(_embeddings, lee_texts("lee.cor")), partial(_judge, people, pairs), subject.onnx)
+    return partial(_embeddings, lee_texts("lee.cor")), partial(_judge, people, pairs)
 
 
 def _embeddings(texts: Sequence[str], run: Implementation) -> np.ndarray:
