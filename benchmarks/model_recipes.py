@@ -47,9 +47,9 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class _Contender:
-    """run: inputs to outputs on so many threads.  weights_bytes: of the weights, or of the ONNX file."""
+    """run: from (inputs, threads=number) to outputs.  weights_bytes: of the weights, or of the ONNX file."""
 
-    run: Callable[[Sequence[np.ndarray], int], Sequence[np.ndarray]]
+    run: Callable[..., Sequence[np.ndarray]]
     weights_bytes: int
 
 
@@ -113,7 +113,7 @@ def _scores(name: str, found: Mapping[str, _Contender], values: Sequence[np.ndar
     from tasks import sentences
 
     answers, judge = sentences.task() if name in sentences.ENTRIES.values() else (partial(_outputs, values), _likeness)
-    given = {system: answers(lambda values, one=one: one.run(values, 1)) for system, one in found.items()}
+    given = {system: answers(partial(one.run, threads=1)) for system, one in found.items()}
     return {system: _shown(judge(mine, given[FLOATS])) for system, mine in given.items()}
 
 
@@ -133,7 +133,9 @@ def _likeness(given: np.ndarray, expected: np.ndarray) -> Scores:
 def _measure(
     found: Mapping[str, _Contender], values: Sequence[np.ndarray], threads: int, seconds: float
 ) -> Iterator[Row]:
-    times = measure({name: partial(one.run, values, threads) for name, one in found.items()}, seconds * len(found))
+    times = measure(
+        {name: partial(one.run, values, threads=threads) for name, one in found.items()}, seconds * len(found)
+    )
     for name, one in found.items():
         yield {
             "system": name,
