@@ -9,6 +9,7 @@
     weights = "ternary<planes=2, group=128>"     # or "f32": as the model has them
     fitter = "ptqtp"                     # optional (`nomul list fitters`)
     act = "i8"                           # optional: f32 (default), i8, i8-static
+    act_levels = 42                      # optional: the largest integer of such activations, at most 127
     transforms = ["rotate<block=128>"]   # optional (`nomul list transforms`): before the weights are encoded
 
 Also taken: the name of a built-in, an encoding for all layers ("f16"), or {glob: "ENCODING by FITTER"}.
@@ -27,6 +28,7 @@ from typing import Any
 from nomul.ir.encodings import all_encodings
 from nomul.ir.errors import NomulError, Problem
 from nomul.ir.expressions import TextFault
+from nomul.ir.quantise import LEVELS
 from nomul.ir.syntax import parse_encoding
 from nomul.passes.choice import ACTS, PLAIN, ROLES, Recipe, Rule, Transformation
 from nomul.passes.fit import find_fitter
@@ -34,7 +36,8 @@ from nomul.passes.transforms import read_transformation
 
 RecipeLike = str | Path | Mapping[str, str] | Recipe | None
 SUFFIX = ".toml"
-_KEYS = {"match", "role", "weights", "fitter", "act", "transforms"}
+_TEXTS = {"match", "role", "weights", "fitter", "act"}
+_KEYS = {*_TEXTS, "act_levels", "transforms"}
 _SHAPE = 'a rule is [[layers]] with weights = "ENCODING" (nomul explain NM008)'
 
 
@@ -112,7 +115,7 @@ def _rule(table: Mapping[str, Any]) -> Rule:
     for key, value in table.items():
         if key not in _KEYS:
             raise ValueError(f"there is no key '{key}' in a rule, but {', '.join(sorted(_KEYS))}")
-        if key != "transforms" and not isinstance(value, str):
+        if key in _TEXTS and not isinstance(value, str):
             raise ValueError(f"{key} must be a text, not {value!r}")
     if "weights" not in table:
         raise ValueError("the rule does not say weights")
@@ -123,8 +126,18 @@ def _rule(table: Mapping[str, Any]) -> Rule:
     fitter = table.get("fitter")
     if encoding is not None:
         find_fitter(fitter, encoding)
-    transforms = _transforms(table.get("transforms", []))
-    return Rule(table.get("match", "*"), encoding, fitter, table.get("act", PLAIN), table.get("role"), transforms)
+    transforms, act = _transforms(table.get("transforms", [])), table.get("act", PLAIN)
+    levels = _levels(table.get("act_levels", LEVELS), act)
+    return Rule(table.get("match", "*"), encoding, fitter, act, table.get("role"), transforms, levels)
+
+
+def _levels(value: Any, act: str) -> int:
+    """Raises ValueError for what the largest integer of activations cannot be."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LEVELS:
+        raise ValueError(f"act_levels is a number from 1 to {LEVELS}, not {value!r}")
+    if act == PLAIN and value != LEVELS:
+        raise ValueError(f"act_levels means nothing with act = '{PLAIN}'")
+    return value
 
 
 def _transforms(texts: Any) -> tuple[Transformation, ...]:

@@ -1,7 +1,8 @@
 """Eight-bit activations and their products with encoded weights: the arithmetic that kernels match bit for bit.
 
-A row x of activations becomes integers q = round(x * (127 / absmax)), halves to even, with the scale absmax / 127; for
-fixed scales q = round(x * (1 / scale)), limited to [-127, 127]. All of it in f32, each operation rounded once; a row
+A row x of activations becomes integers q = round(x * (levels / absmax)), halves to even, with the scale
+absmax / levels; for fixed scales q = round(x * (1 / scale)), limited to [-levels, levels]. levels is 127, or less where
+sums of a few q are to fit eight bits (42: of three, 25: of five). All of it in f32, each operation rounded once; a row
 whose absmax is below 1e-30 becomes zeros with scale 0, and one with a NaN or an infinity gives NaN everywhere.
 
 Encoded weights are terms, integer matrices with a scale for each group of columns (`ir/encodings/terms.py`). The sum of
@@ -31,15 +32,24 @@ _EXACT = {np.float32: 2**24, np.float64: 2**53}  # integers below are exact, so 
 
 
 def verify_act(types: Sequence[Tensor | None], attrs: Mapping[str, Any]) -> None:
-    """Raises TypeFault: a fixed scale must be there for `i8-static`, and only there."""
+    """Raises TypeFault: a fixed scale must be there for `i8-static`, and only there; levels only where q is."""
     static, scale = attrs["act"] == "i8-static", attrs["act_scale"]
+    verify_levels(types, {"levels": attrs["levels"] if "levels" in attrs else attrs["act_levels"]})
+    if attrs["act"] == "f32" and attrs["act_levels"] != LEVELS:
+        raise TypeFault(f"act_levels={attrs['act_levels']} means nothing with act='f32'")
     if static and not (isfinite(scale) and scale >= LEAST):
         raise TypeFault(f"act='i8-static' needs a positive act_scale, not {scale}")
     if not static and scale:
         raise TypeFault(f"act_scale={scale} means nothing with act='{attrs['act']}'")
 
 
-def quantise(rows: np.ndarray, act: str, act_scale: float) -> tuple[np.ndarray, np.ndarray]:
+def verify_levels(types: Sequence[Tensor | None], attrs: Mapping[str, Any]) -> None:
+    """Raises TypeFault: levels are 1 to 127."""
+    if not 1 <= attrs["levels"] <= LEVELS:
+        raise TypeFault(f"levels are 1 to {LEVELS}, not {attrs['levels']}")
+
+
+def quantise(rows: np.ndarray, act: str, act_scale: float, levels: int = LEVELS) -> tuple[np.ndarray, np.ndarray]:
     """q i8 [M, K] and scale f32 [M] of float rows [M, K]. act: i8 (a scale for each row) or i8-static."""
     x = rows.astype(np.float32, copy=False)
     with np.errstate(all="ignore"):
@@ -49,9 +59,9 @@ def quantise(rows: np.ndarray, act: str, act_scale: float) -> tuple[np.ndarray, 
             inverse = np.float32(1) / scale
         else:
             zero = most < LEAST
-            scale = np.where(zero, np.float32(0), most / np.float32(LEVELS))
-            inverse = np.where(zero, np.float32(0), np.float32(LEVELS) / most)
-        steps = np.rint(x * inverse[:, None]).clip(-LEVELS, LEVELS)
+            scale = np.where(zero, np.float32(0), most / np.float32(levels))
+            inverse = np.where(zero, np.float32(0), np.float32(levels) / most)
+        steps = np.rint(x * inverse[:, None]).clip(-levels, levels)
     finite = np.isfinite(most)
     q = np.where(finite[:, None], steps, 0).astype(np.int8)
     return q, np.where(finite, scale, np.float32(np.nan)).astype(np.float32)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from nomul.ir.encodings import Encoding
 from nomul.ir.errors import Problem
+from nomul.ir.quantise import LEVELS
 
 Act = Literal["f32", "i8", "i8-static"]
 Role = Literal["linear", "conv", "head", "embedding"]
@@ -34,7 +35,8 @@ class Rule:
 
     encoding: None leaves the weights as they are.  fitter: by name, None: the default one of the encoding.
     act: what activations are rounded to before they meet weights: not at all, 8 bits by row, 8 bits by one scale.
-    transforms: what is done to the layer before its weights are encoded, in the order of the phases."""
+    transforms: what is done to the layer before its weights are encoded, in the order of the phases.
+    levels: the largest integer of rounded activations; sums of three fit 8 bits with 42, of five with 25."""
 
     match: str = ANY
     encoding: Encoding | None = None
@@ -42,6 +44,7 @@ class Rule:
     act: str = PLAIN
     role: str | None = None
     transforms: tuple[Transformation, ...] = ()
+    levels: int = LEVELS
 
     def takes(self, names: Iterable[str], roles: Sequence[str]) -> bool:
         """A table that is nothing but an embedding is only taken by a rule for embeddings."""

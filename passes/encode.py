@@ -13,7 +13,6 @@ import numpy as np
 from nomul.ir.encodings import Encoding
 from nomul.ir.errors import NomulError, Problem
 from nomul.ir.graph import Module, Weight
-from nomul.ir.quantise import LEVELS
 from nomul.ir.syntax import parse_encoding
 from nomul.ir.text import print_module
 from nomul.ir.types import Tensor
@@ -216,7 +215,7 @@ def _apply(module: Module, plan: Plan, fit: Fit) -> dict[str, Any]:
         exchange(module, plan.bias, Weight.dense(plan.bias.name, (bias + error @ fit.mean).astype(bias.dtype)))
     exchange(module, weight, twin)
     for node in plan.layer.nodes:
-        node.attrs |= _act(plan.rule.act, fit)
+        node.attrs |= _act(plan.rule, fit)
     return {
         "name": weight.name,
         "loc": plan.layer.loc,
@@ -230,12 +229,15 @@ def _apply(module: Module, plan: Plan, fit: Fit) -> dict[str, Any]:
     }
 
 
-def _act(act: str, fit: Fit) -> dict[str, str | float]:
+def _act(rule: Rule, fit: Fit) -> dict[str, str | float]:
     """Attributes of a node. A fixed scale is that of the largest input that calibration saw (a layer that it did not
     reach takes scales by row)."""
-    if act != "i8-static" or fit.largest is None:
-        return {"act": "i8" if act == "i8-static" else act}
-    return {"act": act, "act_scale": float(np.float32(max(fit.largest, LEAST_RANGE) / LEVELS))}
+    if rule.act == PLAIN:
+        return {"act": PLAIN}
+    if rule.act != "i8-static" or fit.largest is None:
+        return {"act": "i8", "act_levels": rule.levels}
+    scale = float(np.float32(max(fit.largest, LEAST_RANGE) / rule.levels))
+    return {"act": rule.act, "act_scale": scale, "act_levels": rule.levels}
 
 
 def exchange(module: Module, old: Weight, new: Weight) -> None:

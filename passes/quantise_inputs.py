@@ -32,13 +32,14 @@ def _split(func: Func, node: Node) -> None:
     build = Builder(func, before=node, loc=node.loc)
     attrs = {name: value for name, value in node.attrs.items() if not name.startswith("act")}
     lead = x.type.rank - 1 if node.op == "nn.linear" else 1
-    quantise = build.node("nn.quantise", x, lead=lead, act=node.attrs["act"], act_scale=node.attrs["act_scale"])
+    act, levels = node.attrs["act"], node.attrs["act_levels"]
+    quantise = build.node("nn.quantise", x, lead=lead, act=act, act_scale=node.attrs["act_scale"], levels=levels)
     q, scale = quantise.results
     encoding = w.type.encoding
     if x.dtype is DType.F32 and (encoding is None or not encoding.is_integer):
         made = build.op(node.op, _product(build, q, scale), w, *rest, **attrs)
     else:
-        made = build.op(_PRODUCTS[node.op], q, scale, w, *rest, **attrs)
+        made = build.op(_PRODUCTS[node.op], q, scale, w, *rest, **attrs, levels=levels)
     name = node.result.name
     func.replace_all(node.result, made)
     func.erase(node)

@@ -20,11 +20,13 @@ _ROUNDER = np.float32(1.5 * 2**23)  # x + _ROUNDER has the integer nearest to x,
 
 
 class RowScale(NamedTuple):
-    """finite: whether all of a row is.  inverse: what elements are multiplied by.  scale: of the integers."""
+    """finite: whether all of a row is.  inverse: what elements are multiplied by.  scale: of the integers.
+    levels: the largest integer."""
 
     finite: Expr
     inverse: Expr
     scale: Expr
+    levels: int
 
 
 def magnitude(x: Expr) -> Expr:
@@ -41,16 +43,16 @@ def row_scale(largest: Expr, attrs: Mapping[str, Any]) -> RowScale:
     else:
         most = bind(tirx.reinterpret("float32", largest))
         zero = bind(most < _real(float(LEAST)))
-        scale = tirx.Select(zero, _real(0.0), bind(most / _real(LEVELS)))
-        inverse = tirx.Select(zero, _real(0.0), bind(_real(LEVELS) / most))
+        scale = tirx.Select(zero, _real(0.0), bind(most / _real(attrs["levels"])))
+        inverse = tirx.Select(zero, _real(0.0), bind(_real(attrs["levels"]) / most))
     nothing = tirx.reinterpret("float32", _integer(_INFINITY | 1 << 22))
-    return RowScale(finite, bind(inverse), bind(tirx.Select(finite, scale, nothing)))
+    return RowScale(finite, bind(inverse), bind(tirx.Select(finite, scale, nothing)), attrs["levels"])
 
 
 def step(x: Expr, row: RowScale) -> Expr:
     """int8: the integer of an element of a row."""
     ratio = bind(tirx.Select(row.finite, x * row.inverse, _real(0.0)))
-    limited = bind(tirx.max(tirx.min(ratio, _real(LEVELS)), _real(-LEVELS)))
+    limited = bind(tirx.max(tirx.min(ratio, _real(row.levels)), _real(-row.levels)))
     pattern = tirx.reinterpret("int32", bind(limited + _real(_ROUNDER)))
     return bind(tirx.Cast("int8", pattern - _integer(int(_ROUNDER.view(np.int32)))))
 

@@ -11,7 +11,7 @@ from nomul.ir import numerics
 from nomul.ir.dim import Dim
 from nomul.ir.encodings.terms import EncodedArray
 from nomul.ir.op import Kind, op
-from nomul.ir.quantise import dense_weights, product, quantise, verify_act
+from nomul.ir.quantise import LEVELS, dense_weights, product, quantise, verify_act
 from nomul.ir.signature import TypeFault
 from nomul.ir.types import Tensor
 
@@ -90,16 +90,18 @@ def conv2d(
     layout: Literal["nchw", "nhwc"] = "nchw",
     act: Literal["f32", "i8", "i8-static"] = "f32",
     act_scale: float = 0.0,
+    act_levels: int = LEVELS,
 ) -> "f[...]":
     """Cross-correlation with zero padding; pads = (top, left, bottom, right).
-    act="i8": of quantise(x), with a scale for each image; "i8-static": with act_scale (`ir/quantise.py`)."""
+    act="i8": of quantise(x), with a scale for each image; "i8-static": with act_scale;
+    act_levels: the largest integer that it has (`ir/quantise.py`)."""
     x, dtype = channels_first(x, layout), x.dtype
     if act == "f32":
         views = numerics.wide(_padded_windows(x, w.shape[2:], strides, pads, dilations, groups))
         kernels = numerics.wide(dense_weights(w).reshape(groups, w.shape[0] // groups, *w.shape[1:]))
         y = np.einsum("ngchwij,gocij->ngohw", views, kernels, optimize=True)
     else:
-        q, scale = quantise(x.reshape(len(x), x[0].size), act, act_scale)
+        q, scale = quantise(x.reshape(len(x), x[0].size), act, act_scale, act_levels)
         y = quantised_images(q.reshape(x.shape), scale, w, strides, pads, dilations, groups)
     return images_of_groups(y, bias, dtype, layout)
 

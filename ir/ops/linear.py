@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nomul.ir.op import Kind, op
-from nomul.ir.quantise import dense_weights, product, quantise, verify_act
+from nomul.ir.quantise import LEVELS, dense_weights, product, quantise, verify_act
 from nomul.ir.signature import TypeFault, broadcast
 from nomul.ir.types import Tensor
 
@@ -21,13 +21,15 @@ def linear(
     *,
     act: Literal["f32", "i8", "i8-static"] = "f32",
     act_scale: float = 0.0,
+    act_levels: int = LEVELS,
 ) -> "f[..., N]":
     """x @ w.T + bias. The encoding of w decides how its elements are stored.
-    act="i8": quantise(x) @ w.T, with a scale for each row of x; "i8-static": with act_scale (`ir/quantise.py`)."""
+    act="i8": quantise(x) @ w.T, with a scale for each row of x; "i8-static": with act_scale;
+    act_levels: the largest integer that it has (`ir/quantise.py`)."""
     if act == "f32":
         y = (x @ dense_weights(w).T).astype(x.dtype, copy=False)  # numpy multiplies bf16 into f32
     else:
-        q, scale = quantise(x.reshape(-1, x.shape[-1]), act, act_scale)
+        q, scale = quantise(x.reshape(-1, x.shape[-1]), act, act_scale, act_levels)
         y = product(q, scale, w).astype(x.dtype).reshape(*x.shape[:-1], w.shape[0])
     return y if bias is None else y + bias
 

@@ -12,7 +12,7 @@ import numpy as np
 from nomul.ir.dim import product as numel
 from nomul.ir.op import Kind, op
 from nomul.ir.ops.convolve import PADS, channels_first, images_of_groups, infer_conv2d, quantised_images
-from nomul.ir.quantise import product, verify_act
+from nomul.ir.quantise import LEVELS, product, verify_act, verify_levels
 from nomul.ir.quantise import quantise as quantise_rows
 from nomul.ir.signature import TypeFault
 from nomul.ir.types import DType, Tensor
@@ -28,16 +28,19 @@ def infer_quantise(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> tup
 
 @op("nn.quantise", infer=infer_quantise, verify=verify_act)
 def quantise(
-    x: "f[_any]", *, lead: int, act: Literal["i8", "i8-static"] = "i8", act_scale: float = 0.0
+    x: "f[_any]", *, lead: int, act: Literal["i8", "i8-static"] = "i8", act_scale: float = 0.0, levels: int = LEVELS
 ) -> "i8[_any]; f32[...]":
-    """Integers and their scales (`ir/quantise.py`): one scale for all elements behind the first `lead` axes."""
-    q, scale = quantise_rows(x.reshape(int(np.prod(x.shape[:lead])), -1), act, act_scale)
+    """Integers and their scales (`ir/quantise.py`): one scale for all elements behind the first `lead` axes.
+    levels: the largest integer."""
+    q, scale = quantise_rows(x.reshape(int(np.prod(x.shape[:lead])), -1), act, act_scale, levels)
     return q.reshape(x.shape), scale.reshape(x.shape[:lead])
 
 
-@op("nn.quantised_linear", Kind.ANCHOR)
-def quantised_linear(q: "i8[..., K]", scale: "f32[...]", w: "f[N, K]", bias: "f[N] | None" = None) -> "f[..., N]":
-    """(q * scale) @ w.T + bias for q and scale of nn.quantise; the sums of integers are exact."""
+@op("nn.quantised_linear", Kind.ANCHOR, verify=verify_levels)
+def quantised_linear(
+    q: "i8[..., K]", scale: "f32[...]", w: "f[N, K]", bias: "f[N] | None" = None, *, levels: int = LEVELS
+) -> "f[..., N]":
+    """(q * scale) @ w.T + bias for q and scale of nn.quantise, whose levels are these; sums of integers are exact."""
     y = product(q.reshape(-1, q.shape[-1]), scale.reshape(-1), w).astype(w.dtype)
     y = y.reshape(*q.shape[:-1], w.shape[0])
     return y if bias is None else y + bias
@@ -51,7 +54,7 @@ def infer_quantised_conv2d(types: Sequence[Tensor | None], attrs: dict[str, Any]
     return infer_conv2d([q, w], attrs).with_dtype(w.dtype)
 
 
-@op("nn.quantised_conv2d", Kind.ANCHOR, infer=infer_quantised_conv2d)
+@op("nn.quantised_conv2d", Kind.ANCHOR, infer=infer_quantised_conv2d, verify=verify_levels)
 def quantised_conv2d(
     q: "i8[_any]",
     scale: "f32[_images]",
@@ -63,7 +66,8 @@ def quantised_conv2d(
     dilations: tuple[int, ...] = (1, 1),
     groups: int = 1,
     layout: Literal["nchw", "nhwc"] = "nchw",
+    levels: int = LEVELS,
 ) -> "f[...]":
-    """nn.conv2d of q * scale for q and scale of nn.quantise; the sums of integers are exact."""
+    """nn.conv2d of q * scale for q and scale of nn.quantise, whose levels are these; sums of integers are exact."""
     y = quantised_images(channels_first(q, layout), scale, w, strides, pads, dilations, groups)
     return images_of_groups(y, bias, w.dtype, layout)

@@ -159,7 +159,9 @@ def test_other_machines(on: str, act: bool) -> None:
 
 @pytest.mark.parametrize("on", level_names())
 @pytest.mark.parametrize(
-    "attrs", [{"lead": 1}, {"lead": 2}, {"lead": 1, "act": "i8-static", "act_scale": 0.03}], ids=str
+    "attrs",
+    [{"lead": 1}, {"lead": 2}, {"lead": 1, "act": "i8-static", "act_scale": 0.03}, {"lead": 1, "levels": 42}],
+    ids=str,
 )
 @pytest.mark.parametrize("kernel", ["nn.quantise/f32/rows", GENERIC])
 def test_quantise(on: str, attrs: dict[str, Any], kernel: str) -> None:

@@ -23,6 +23,7 @@ role = "linear"
 weights = "ternary<planes=2, group=128>"
 fitter = "ptqtp"
 act = "i8"
+act_levels = 42
 transforms = ["smooth", "rotate<block=64>"]
 """
 
@@ -40,6 +41,7 @@ def test_the_forms(tmp_path: Path) -> None:
     read = read_recipe(str(path))
     assert texts(read) == [("*.embeddings.*", "f32"), ("encoder.*", "ternary<planes=2, group=128> by ptqtp")]
     assert (read.strict, read.rules[1].act, read.rules[1].role) == (True, "i8", "linear")
+    assert (read.rules[0].levels, read.rules[1].levels) == (127, 42)
     assert read.rules[1].transforms == (Transformation("smooth"), Transformation("rotate", (("block", 64.0),)))
     assert read == read_recipe(path) == read_recipe(read)
 
@@ -90,6 +92,9 @@ def test_every_wrong_word_is_named() -> None:
         ('act = "i4"', "act is one of f32, i8, i8-static"),
         ('role = "tail"', "role is one of"),
         ("fitter = 3", "fitter must be a text"),
+        ('act = "i8"\nact_levels = 200', "act_levels is a number from 1 to 127, not 200"),
+        ('act = "i8"\nact_levels = "42"', "act_levels is a number from 1 to 127, not '42'"),
+        ("act_levels = 42", "act_levels means nothing with act = 'f32'"),
         ('matches = "*"', "there is no key 'matches'"),
     ],
 )

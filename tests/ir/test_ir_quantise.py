@@ -50,6 +50,35 @@ def test_a_fixed_scale_limits_what_is_too_large() -> None:
     assert q.tolist() == [[2, 0, 2, -127], [0, 0, 0, 127]] and scale.tolist() == [0.5, 0.5]
 
 
+def test_fewer_levels_make_coarser_integers() -> None:
+    x = np.array([[127, 0.5, -2.5, -127], [0, 0, 0, 0], [84, 1, 3, 5]], np.float32)
+    q, scale = quantise(x, "i8", 0.0, 42)
+    assert q.tolist() == [[42, 0, -1, -42], [0] * 4, [42, 0, 2, 2]]
+    assert scale.tolist() == [np.float32(127) / np.float32(42), 0, 2]
+    assert quantise(x, "i8-static", 1.0, 42)[0].tolist() == [[42, 0, -2, -42], [0] * 4, [42, 1, 3, 5]]
+
+
+@pytest.mark.parametrize(
+    ("attrs", "words"),
+    [
+        ('act="i8", act_levels=0', "levels are 1 to 127"),
+        ('act="i8", act_levels=128', "levels are 1 to 127"),
+        ("act_levels=42", "means nothing with act='f32'"),
+    ],
+)
+def test_levels_that_cannot_be(attrs: str, words: str) -> None:
+    text = f"""nomul.ir 1
+weight @w : f32[4, 8]
+func @main(%x: f32[2, 8]) -> (f32[2, 4]) {{
+  %y = nn.linear %x, @w {{{attrs}}} : f32[2, 4]
+  return %y
+}}
+"""
+    with pytest.raises(NomulError) as caught:
+        parse_module(text)
+    assert words in str(caught.value)
+
+
 @pytest.mark.parametrize("act", ["i8", "i8-static"])
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_rows_that_are_not_finite_give_nan(act: str, wrong: float) -> None:

@@ -208,14 +208,15 @@ def test_a_bias_takes_the_mean_error() -> None:
 
 
 def test_static_activations_take_the_largest_input() -> None:
-    recipe = Recipe((Rule("l2.*", get_encoding("int8"), act="i8-static"),))
+    recipe = Recipe((Rule("l2.*", get_encoding("int8"), act="i8-static", levels=42),))
     module = built(network)
     out = apply(module, Encode(recipe, images())).module
     largest = 0.0
     for batch in images():
         (hidden,) = interpreter.run(_until_hidden(module), *batch)
         largest = max(largest, float(np.abs(hidden).max()))
-    assert out.main.nodes[-1].attrs["act_scale"] == pytest.approx(largest / 127)
+    assert out.main.nodes[-1].attrs["act_scale"] == pytest.approx(largest / 42)
+    assert out.main.nodes[-1].attrs["act_levels"] == 42
 
 
 def _until_hidden(module: Module) -> Module:

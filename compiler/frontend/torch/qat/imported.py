@@ -22,7 +22,7 @@ def store_trained(module: Module, trained: Mapping[str, Trained]) -> Module:
             warnings.warn(f"@{name} stays f32, not {given.encoding}: {reason}", NomulWarning, stacklevel=4)
             continue
         for node, _ in weight.users:
-            node.attrs["act"] = given.act
+            node.attrs |= {"act": given.act, "act_levels": given.levels}
         twin = Weight(name, Tensor(weight.dtype, weight.shape, given.encoding), given.fields)
         exchange(module, weight, twin)
     return module

@@ -10,9 +10,14 @@ from nomul.ir.quantise import LEAST, LEVELS
 
 
 class EightBitInput:
-    """Rounds the first input to 8 bits with a scale for each row (images: for each image); gradients go through."""
+    """Rounds the first input to integers of at most `levels` with a scale for each row (images: for each image).
+
+    Gradients go through."""
 
     act = "i8"
+
+    def __init__(self, levels: int = LEVELS) -> None:
+        self.levels = levels
 
     def __call__(self, module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         x = inputs[0]
@@ -20,6 +25,7 @@ class EightBitInput:
         with torch.no_grad():
             most = x.abs().amax(dim=axes, keepdim=True)
             zero = most < float(LEAST)
-            inverse = torch.where(zero, 0, LEVELS / most)
-            seen = (x * inverse).round().clamp(-LEVELS, LEVELS) * torch.where(zero, 0, most / LEVELS)
+            inverse = torch.where(zero, 0, self.levels / most)
+            steps = (x * inverse).round().clamp(-self.levels, self.levels)
+            seen = steps * torch.where(zero, 0, most / self.levels)
         return x + (seen - x).detach(), *inputs[1:]

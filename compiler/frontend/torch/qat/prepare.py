@@ -17,7 +17,8 @@ from nomul.frontend.torch.qat.inputs import EightBitInput
 from nomul.frontend.torch.qat.schedule import Schedule
 from nomul.ir.encodings import Encoding
 from nomul.ir.errors import NomulError
-from nomul.passes.choice import Recipe, unmatched
+from nomul.ir.quantise import LEVELS
+from nomul.passes.choice import PLAIN, Recipe, unmatched
 from nomul.passes.fallback import fitting
 from nomul.passes.fit import Fields
 
@@ -27,11 +28,12 @@ _HOOKS = (Schedule, EightBitInput)
 
 @dataclass(frozen=True)
 class Trained:
-    """What a layer stores: the encoding and its fields, and the activations' type."""
+    """What a layer stores: the encoding and its fields, and the activations' type and largest integer."""
 
     encoding: Encoding
     fields: Fields
     act: str
+    levels: int
 
 
 def prepare_module(module: torch.nn.Module, recipe: Recipe, steps: int) -> torch.nn.Module:
@@ -56,7 +58,7 @@ def prepare_module(module: torch.nn.Module, recipe: Recipe, steps: int) -> torch
             continue
         parametrize.register_parametrization(layer, WEIGHT, fake_of(encoding, schedule))
         if rule.act == EightBitInput.act:
-            layer.register_forward_pre_hook(EightBitInput())
+            layer.register_forward_pre_hook(EightBitInput(rule.levels))
     module.register_forward_pre_hook(schedule)
     return module
 
@@ -91,8 +93,9 @@ def taken_apart(module: torch.nn.Module) -> tuple[torch.nn.Module, dict[str, Tra
             held = layer.parametrizations[WEIGHT]
             several = () if held.is_tensor else range(held.ntensors)
             fields = fake.packed(*([getattr(held, f"original{number}") for number in several] or [held.original]))
-            act = next((h.act for h in layer._forward_pre_hooks.values() if isinstance(h, EightBitInput)), "f32")
-            trained[value_name(f"{path}.{WEIGHT}")] = Trained(fake.encoding, fields, act)
+            rounding = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, EightBitInput)]
+            act, levels = (rounding[0].act, rounding[0].levels) if rounding else (PLAIN, LEVELS)
+            trained[value_name(f"{path}.{WEIGHT}")] = Trained(fake.encoding, fields, act, levels)
             _make_plain(layer)
         for key in [key for key, hook in layer._forward_pre_hooks.items() if isinstance(hook, _HOOKS)]:
             del layer._forward_pre_hooks[key]
