@@ -87,10 +87,10 @@ def test_mutated_text() -> None:
     source, outcomes, slowest = random.Random(7), Counter[str](), 0.0
     for round_number in range(2000):
         text = mutate(SEEDS[round_number % len(SEEDS)], source)
-        start = time.perf_counter()
+        start = time.process_time()
         found = hold(text)
         outcomes.update({p.code for p in found.problems} if isinstance(found, NomulError) else ["module"])
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.process_time() - start)
     assert slowest < 2.0
     assert outcomes["module"] > 50  # harmless changes are read
     assert {"NM303", "NM304", "NM305", "NM320", "NM321", "NM322", "NM323", "NM324", "NM325"} <= outcomes.keys()
@@ -109,10 +109,10 @@ def test_mutated_text() -> None:
     ],
 )
 def test_hostile_sizes_end_quickly(size: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(NomulError):
         parse_module(f"nomul.ir 1\ndim S in [1, 9]\nfunc @main(%x: f32[{size}, S]) -> (f32[1]) {{\n  return %x\n}}\n")
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 def _weighted() -> Module:
