@@ -27,7 +27,7 @@ from nomul.backends.tir.vectors import lanes_at, load, spread
 
 Expr = Any
 _BLOCKS = PANEL // BLOCK
-_AHEAD = 4096 // 4  # elements: how far ahead of their use weights are prefetched
+_AHEAD = 1024 // 4  # elements: how far ahead of their use weights are brought into the second-level cache
 _AHEAD_ROWS = 2  # more rows take longer than the weights from memory
 _IN_PLACE_ROWS = 2
 
@@ -266,11 +266,11 @@ class _Tile:
 
     def _prefetch(self, source: Source, start: Expr) -> None:
         line, used = BLOCK, self.vectors * self.owner.lanes
-        read, keep, data = (tirx.const(value, "int32") for value in (0, 3, 1))
+        read, second, data = (tirx.const(value, "int32") for value in (0, 2, 1))
         for first in range(0, source.stride, PANEL):
             for offset in range(first, first + used, line):
                 address = tirx.address_of(source.buffer[start + (offset + _AHEAD)])
-                evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, read, keep, data))
+                evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, read, second, data))
 
     def _scale(self, end: int, begin: Sequence[Callable[[int], Expr]]) -> None:
         """Before summand `end`: where its factor is lower, multiply the sums by a power of two, and put what they begin
