@@ -45,7 +45,7 @@ class AttentionSpan:
         return bind(tirx.max(zero, self._place(query) - tirx.const(self._attrs["window"] - 1, "int64")))
 
     def end(self, query: Expr, length: Expr | None) -> Expr:
-        """One behind the last key that a query sees. length: how many keys its sequence has, where lengths are given."""
+        """One behind the last key that a query sees. length: how many keys its sequence has, where that is given."""
         attrs, end = self._attrs, self._size(self._keys)
         place = self._place(query)
         if attrs["causal"]:

@@ -39,6 +39,7 @@ def phases(encode: Encode | None = None) -> list[Phase]:
         Phase("fuse", (fuse,)),
         Phase("transform", (*transforms, clean)),
         Phase("encode", (encode,)),
+        Phase("expand", (Rewrite("expand"), clean)),
         Phase("merge", (MergeLinears(), clean)),
         Phase("layout", (ChannelsLast(), layout)),
         Phase("group", (FoldMakers(), QuantiseInputs(), arrange, Group(), DeadCode())),

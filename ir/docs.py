@@ -68,7 +68,8 @@ Element types: {", ".join(f"`{dtype}`" for dtype in DType)}.
 Types of operands: an element type or a class (`f` float, `i`, `j` integer, `n` number, `b` bool, `t`, `u` any), the
 same letter being the same type throughout a row; in brackets the sizes: `*` broadcasts as in numpy, `...` are leading
 sizes that agree, a name agrees with itself, `_any` is any shape. Kind: `elementwise` ops fuse into one kernel, `view`
-moves elements only, `anchor` has kernels of its own with element-wise epilogues.
+moves elements only, `anchor` has kernels of its own with element-wise epilogues,
+`composed` ops are put together of others before kernels are chosen (`passes/rules/expand/`).
 """
 
 

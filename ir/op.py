@@ -28,6 +28,7 @@ class Kind(Enum):
     ELEMENTWISE: each output element depends on the operands' elements at the same (broadcast) place only.
     VIEW: moves elements, computes nothing.  ANCHOR: has kernels of its own that take an element-wise epilogue.
     OTHER: anything else (reductions, gathers, scans).  STRUCTURE: call and other parts of the graph itself.
+    COMPOSED: has no kernel; `passes/rules/expand/` puts other ops in its place before kernels are chosen.
     """
 
     ELEMENTWISE = "elementwise"
@@ -35,6 +36,7 @@ class Kind(Enum):
     ANCHOR = "anchor"
     OTHER = "other"
     STRUCTURE = "structure"
+    COMPOSED = "composed"
 
 
 @dataclass(frozen=True)

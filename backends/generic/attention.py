@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tvm import tirx
 
 from nomul.backends import mathlib
-from nomul.backends.attention_span import LENGTHS, MASK, RELATIVE, TILES, AttentionSpan, along, optional_operand
+from nomul.backends.attention_span import MASK, RELATIVE, TILES, AttentionSpan, along, optional_operand
 from nomul.backends.emit import Expr, Index, broadcast_index
 from nomul.backends.expressions import bind, constant, fma, minus
 from nomul.backends.frame import index_constant

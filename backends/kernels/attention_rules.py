@@ -1,5 +1,5 @@
-"""What changes the block of scores [keys, 32 queries] of an attention kernel by the places of query and key: hidden keys
-and the bias by distance."""
+"""What changes the block of scores [keys, 32 queries] of an attention kernel by the places of query and key: hidden
+keys and the bias by distance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Expr = Any
 
 
 class HiddenKeys:
-    """The span of each query of a tile. place: of 2 * 32 numbers in scratch: ends of the spans, then their beginnings."""
+    """The span of each query of a tile. place: of 2 * 32 numbers in scratch, ends of the spans, then their firsts."""
 
     def __init__(self, frame: KernelFrame, span: AttentionSpan, place: int) -> None:
         self.frame, self.span, self.place = frame, span, place
@@ -64,8 +64,8 @@ class HiddenKeys:
 
 
 class RelativeBias:
-    """A bias [H or 1, S + T - 1] by key - query + S - 1. place: of a strip in scratch, from which the lanes of a key are
-    one run, since queries rise where distances fall; it holds what the keys of a block and 32 queries can be apart."""
+    """A bias [H or 1, S + T - 1] by key - query + S - 1. place: of a strip in scratch, where the lanes of a key are one
+    run, since distances fall where queries rise; it holds what the keys of a block and 32 queries can be apart."""
 
     def __init__(self, frame: KernelFrame, bias: Value, queries: Expr, keys_of_block: int, place: int) -> None:
         self.frame, self.bias, self.queries, self.place = frame, bias, queries, place

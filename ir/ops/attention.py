@@ -45,26 +45,29 @@ def infer_attention(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Te
     assert q is not None and k is not None
     mask, relative, lengths, tiles = (*types[MASK:], *(None,) * 4)[:4]
     batch, queries, heads, _ = q.shape
+    scores = (batch, heads, queries, k.shape[1])
     if mask is not None:
-        check_mask(mask, (batch, heads, queries, k.shape[1]), q)
-    if relative is not None and relative.shape not in (
-        (heads, queries + k.shape[1] - 1),
-        (ONE, queries + k.shape[1] - 1),
-    ):
-        raise TypeFault(
-            f"{relative} is no bias for the {queries + k.shape[1] - 1} distances of {heads} heads", RELATIVE
-        )
+        check_mask(mask, scores, q)
+    if relative is not None:
+        _check_relative(relative, scores)
     if lengths is not None and lengths.shape not in ((batch,), (ONE,)):
         raise TypeFault(f"{lengths} is not one length for each of {batch} sequences", LENGTHS)
     if tiles is not None:
-        size = attrs["tile"]
-        wanted = (batch, heads, ceil_div(queries, size), ceil_div(k.shape[1], size))
-        if tiles.rank != 4 or any(
-            a not in (b, ONE) if axis < 2 else a != b
-            for axis, (a, b) in enumerate(zip(tiles.shape, wanted, strict=True))
-        ):
-            raise TypeFault(f"{tiles} is no mask of tiles [{', '.join(map(str, wanted))}]", TILES)
+        _check_tiles(tiles, scores, attrs["tile"])
     return result
+
+
+def _check_relative(relative: Tensor, scores: Shape) -> None:
+    _, heads, queries, keys = scores
+    distances = queries + keys - 1
+    if relative.shape not in ((heads, distances), (ONE, distances)):
+        raise TypeFault(f"{relative} is no bias for {distances} distances of {heads} heads", RELATIVE)
+
+
+def _check_tiles(tiles: Tensor, scores: Shape, size: int) -> None:
+    wanted = (*scores[:2], *(ceil_div(extent, size) for extent in scores[2:]))
+    if tiles.rank != 4 or broadcast(tiles.shape[:2], wanted[:2], TILES) != wanted[:2] or tiles.shape[2:] != wanted[2:]:
+        raise TypeFault(f"{tiles} is no mask of tiles [{', '.join(map(str, wanted))}]", TILES)
 
 
 def check_mask(mask: Tensor, scores: Shape, q: Tensor, position: int = MASK) -> None:
@@ -105,11 +108,11 @@ def attention(
 ) -> "f[B, S, H, E]":
     """softmax(scores) v for each head, with scores q k^T * scale; head h reads key head h // (H / G).
 
-    softcap > 0: scores become softcap * tanh(scores / softcap). mask broadcasts to [B, H, S, T]: added when float, True
-    = may be seen when bool. relative [H or 1, S + T - 1]: relative[h, t - s + S - 1] is added. Query s stands at p = s +
-    offset and sees keys t by: causal: t // block <= p // block, or t < prefix; window > 0: |t - p| < window; lengths [B]:
-    t < lengths[b]; tiles [B or 1, H or 1, S / tile, T / tile] (rounded up): those of True tiles. A row that may see
-    nothing gives 0. Sixteen-bit floats are computed as f32 and rounded once."""
+    softcap > 0: scores become softcap * tanh(scores / softcap). mask broadcasts to [B, H, S, T]: added when float,
+    True = may be seen when bool. relative [H or 1, S + T - 1]: relative[h, t - s + S - 1] is added. Query s stands at
+    p = s + offset and sees keys t by: causal: t // block <= p // block, or t < prefix; window > 0: |t - p| < window;
+    lengths [B or 1]: t < lengths[b]; tiles [B or 1, H or 1, S / tile, T / tile] (rounded up): keys of True tiles. A
+    row that may see nothing gives 0. Sixteen-bit floats are computed as f32 and rounded once."""
     mask = mask if mask is None or mask.dtype == np.bool_ else wide(mask)
     scores = products(wide(q), wide(k), scale)
     if softcap:
@@ -120,7 +123,7 @@ def attention(
     if relative is not None:
         distance = np.arange(keys) - np.arange(queries)[:, None] + (queries - 1)
         scores = scores + wide(relative)[:, distance]
-    rules = {"causal": causal, "block": block, "prefix": prefix, "window": window, "offset": offset}
+    rules = {"causal": causal, "block": block, "prefix": int(prefix), "window": window, "offset": int(offset)}
     seen = visible(queries, keys, **rules)
     if seen is not None:
         scores = np.where(seen, scores, -np.inf)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import cases_attention
 import cases_data
 import cases_elementwise
 import cases_nn
@@ -18,7 +19,7 @@ from nomul.ir.parser import parse_module
 from nomul.ir.text import print_module
 from nomul.ir.types import DType, Tensor
 
-CASES = [*cases_elementwise.CASES, *cases_data.CASES, *cases_nn.CASES]
+CASES = [*cases_elementwise.CASES, *cases_data.CASES, *cases_nn.CASES, *cases_attention.CASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -26,7 +26,7 @@ class CausalMask(NodeRule):
 
     def apply(self, g: Rewriter, node: Node) -> Value | None:
         mask = node.args[3] if len(node.args) > 3 else None
-        if mask is None:
+        if mask is None or node.attrs["offset"] != 0 or node.attrs["block"] != 1 or node.attrs["prefix"] != 0:
             return None
         q, k = node.args[0], node.args[1]
         assert q is not None and k is not None
@@ -44,7 +44,7 @@ class CausalMask(NodeRule):
         kept = None
         for part in rest:
             kept = part if kept is None else g.ew.and_(kept, part)
-        return g.nn.attention(*node.args[:3], kept, **(node.attrs | {"causal": causal}))
+        return g.nn.attention(*node.args[:3], kept, *node.args[4:], **(node.attrs | {"causal": causal}))
 
 
 def _visible(g: Rewriter, mask: Value) -> Value | None:

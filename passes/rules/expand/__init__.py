@@ -1,0 +1,1 @@
+"""Ops without kernels become the ops that they are made of."""
