@@ -23,6 +23,7 @@ from nomul.passes import encode
 from nomul.passes.base import Report
 from nomul.passes.calibrate import Batch, Statistics, collect
 from nomul.passes.choice import Recipe, Rule
+from nomul.passes.graph_tools import exchange
 from nomul.passes.layers import Layer, layers_of
 from nomul.recipe import read_recipe
 
@@ -68,7 +69,7 @@ class Store:
         found = [weight for weight in module.weights.values() if weight.type.encoding is not None]
         stored = {weight.name: sum(field.nbytes for field in weight.fields.values()) for weight in found}
         for weight in found:
-            encode.exchange(module, weight, Weight.dense(weight.name, weight.array()))
+            exchange(module, weight, Weight.dense(weight.name, weight.array()))
         return self._judged(module, stored)
 
     def quantised(self, quantise: Quantise) -> Stored:
@@ -79,7 +80,7 @@ class Store:
             values, bits = quantise(array.reshape(len(array), -1))
             stored[layer.weight.name] = bits * array.size / 8
             weight = module.weights[layer.weight.name]
-            encode.exchange(module, weight, Weight.dense(weight.name, values.reshape(array.shape)))
+            exchange(module, weight, Weight.dense(weight.name, values.reshape(array.shape)))
         return self._judged(module, stored)
 
     def compile(self, module: Module) -> Implementation:

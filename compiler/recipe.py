@@ -2,6 +2,7 @@
 
     strict = false                       # optional: true makes a layer that cannot have its encoding an error
     max_error = 0.05                     # optional: of each output, relative to its norm; --check holds it
+    correct_means = true                 # optional: biases take over mean errors of outputs on calibration data
 
     [[layers]]                           # the first rule that takes a layer decides
     match = "encoder.*.query.weight"     # glob over names of weights and layers; default "*"
@@ -38,6 +39,7 @@ RecipeLike = str | Path | Mapping[str, str] | Recipe | None
 SUFFIX = ".toml"
 _TEXTS = {"match", "role", "weights", "fitter", "act"}
 _KEYS = {*_TEXTS, "act_levels", "transforms"}
+_FLAGS = ("strict", "correct_means")
 _SHAPE = 'a rule is [[layers]] with weights = "ENCODING" (nomul explain NM008)'
 
 
@@ -77,17 +79,18 @@ def _parse(text: str, what: str) -> Recipe:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise NomulError("NM008", f"{what} is not TOML: {error}") from None
-    unknown = sorted(set(data) - {"layers", "strict", "max_error"})
-    layers, strict = data.get("layers"), data.get("strict", False)
+    unknown = sorted(set(data) - {"layers", "max_error", *_FLAGS})
+    layers, flags = data.get("layers"), {name: data.get(name, False) for name in _FLAGS}
     if unknown or not isinstance(layers, list) or not all(isinstance(rule, dict) for rule in layers):
         reason = f"has unknown keys ({', '.join(unknown)})" if unknown else "has no list [[layers]]"
         raise NomulError("NM008", f"{what} {reason}", help=_SHAPE)
-    if not isinstance(strict, bool):
-        raise NomulError("NM008", f"{what}: strict is true or false, not {strict!r}")
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise NomulError("NM008", f"{what}: {name} is true or false, not {value!r}")
     limit = data.get("max_error")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
         raise NomulError("NM008", f"{what}: max_error is a number above 0, not {limit!r}")
-    return replace(_rules(layers, strict), max_error=limit)
+    return replace(_rules(layers), max_error=limit, **flags)
 
 
 def _split(text: str) -> dict[str, str]:
@@ -96,7 +99,7 @@ def _split(text: str) -> dict[str, str]:
     return {"weights": weights.strip(), **({"fitter": fitter.strip()} if by else {})}
 
 
-def _rules(tables: Iterable[Mapping[str, Any]], strict: bool = False) -> Recipe:
+def _rules(tables: Iterable[Mapping[str, Any]]) -> Recipe:
     rules, problems = [], []
     for number, table in enumerate(tables, 1):
         try:
@@ -107,7 +110,7 @@ def _rules(tables: Iterable[Mapping[str, Any]], strict: bool = False) -> Recipe:
             problems.append(Problem("NM009", f"{error} (for {place})", help=f"encodings: {known}"))
     if problems:
         raise NomulError.many(problems)
-    return Recipe(tuple(rules), strict)
+    return Recipe(tuple(rules))
 
 
 def _rule(table: Mapping[str, Any]) -> Rule:

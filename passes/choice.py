@@ -61,16 +61,18 @@ class Recipe:
     """Rules; the first that takes a layer decides, and a layer that none takes stays as it is.
 
     strict: a layer that cannot have what its rule says is an error; else it gets the nearest thing that it can have.
-    max_error: of each output, relative to its norm, that `--check` allows; None: any."""
+    max_error: of each output, relative to its norm, that `--check` allows; None: any.
+    correct_means: biases of layers and norms take over mean errors of their outputs (`passes/correct_means.py`)."""
 
     rules: tuple[Rule, ...] = ()
     strict: bool = False
     max_error: float | None = None
+    correct_means: bool = False
 
     @property
     def needs_calibration(self) -> bool:
         """Whether a rule cannot do without."""
-        return any(rule.act == "i8-static" for rule in self.rules)
+        return self.correct_means or any(rule.act == "i8-static" for rule in self.rules)
 
     def rule_of(self, names: Sequence[str], roles: Sequence[str]) -> Rule | None:
         """The first rule that takes a layer."""

@@ -17,12 +17,14 @@ from nomul.ir.syntax import parse_encoding
 from nomul.ir.text import print_module
 from nomul.ir.types import Tensor
 from nomul.passes.accuracy import accuracy
-from nomul.passes.base import Pass, Report
+from nomul.passes.base import Pass, Report, note_for_user
 from nomul.passes.calibrate import Batch, collect, waves
 from nomul.passes.choice import ACTS, ANY, PLAIN, ROLES, Recipe, Rule, unmatched
+from nomul.passes.correct_means import correct_means
 from nomul.passes.fallback import fitting
 from nomul.passes.fit import Fitter, find_fitter
 from nomul.passes.fit_layers import Fit, FitCache, Job, fit_jobs
+from nomul.passes.graph_tools import exchange
 from nomul.passes.layers import Layer, layers_of
 
 EncodeProgress = Callable[[str, float], None]
@@ -106,10 +108,12 @@ class Encode(Pass):
             self._fit_wave(module, wave, jobs, fits, problems)
         if problems:
             raise NomulError.many(problems)
-        facts = []
+        plain, facts = module.clone(), []
         for plan in plans:
             facts.append(_apply(module, plan, fits[plan.weight.name]))
             report.fire(str(plan.encoding))
+        if self.recipe.correct_means and self.batches:
+            report.note(f"means of {correct_means(plain, module, self.batches)} layers and norms are corrected")
         if facts and module.source:
             module.source = {**module.source, "encoded": facts}
 
@@ -125,22 +129,20 @@ class Encode(Pass):
                 continue
             encoding, reason = (None, layer.reason) if layer.reason else fitting(rule.encoding, _shape(layer.weight))
             if reason:
-                self._note(layer, rule, encoding, reason, report, problems)
+                note_for_user(module, report, _outcome(layer, rule, encoding, reason))
+                problems += self._refusal(layer, rule, reason)
             if encoding is not None:
                 plans.append(Plan(layer, rule, encoding, _bias(layer) if self.batches else None))
         if problems:
             raise NomulError.many(problems)
         return plans
 
-    def _note(
-        self, layer: Layer, rule: Rule, given: Encoding | None, reason: str, report: Report, problems: list[Problem]
-    ) -> None:
-        """A layer that does not get what its rule says: a note, or with a strict recipe a problem."""
-        outcome = f"stays {PLAIN}" if given is None else f"is stored as {given}"
-        report.note(f"@{layer.weight.name} {outcome}, not {rule.encoding}: {reason}")
-        if self.recipe.strict:
-            message = f"@{layer.weight.name} cannot be stored as {rule.encoding}: {reason}"
-            problems.append(Problem("NM459", message, layer.loc, "exempt it by a rule of its own, or drop strict"))
+    def _refusal(self, layer: Layer, rule: Rule, reason: str) -> list[Problem]:
+        """The problem that it is with a strict recipe that a layer does not get what its rule says."""
+        if not self.recipe.strict:
+            return []
+        message = f"@{layer.weight.name} cannot be stored as {rule.encoding}: {reason}"
+        return [Problem("NM459", message, layer.loc, "exempt it by a rule of its own, or drop strict")]
 
     # -- fitting -----------------------------------------------------------------------------------------------
     def _cached(self, jobs: dict[str, Job]) -> dict[str, Fit]:
@@ -175,6 +177,11 @@ class Encode(Pass):
                 problems.append(Problem("NM457", message, layer.loc))
             else:
                 fits[layer.weight.name] = fit
+
+
+def _outcome(layer: Layer, rule: Rule, given: Encoding | None, reason: str) -> str:
+    outcome = f"stays {PLAIN}" if given is None else f"is stored as {given}"
+    return f"@{layer.weight.name} {outcome}, not {rule.encoding}: {reason}"
 
 
 def _context(module: Module, batches: Sequence[Batch]) -> bytes:
@@ -238,11 +245,3 @@ def _act(rule: Rule, fit: Fit) -> dict[str, str | float]:
         return {"act": "i8", "act_levels": rule.levels}
     scale = float(np.float32(max(fit.largest, LEAST_RANGE) / rule.levels))
     return {"act": rule.act, "act_scale": scale, "act_levels": rule.levels}
-
-
-def exchange(module: Module, old: Weight, new: Weight) -> None:
-    """Put a weight in the place of another of the same name."""
-    for func in module.funcs.values():
-        for node, position in [use for use in old.users if use[0] in func.nodes]:
-            func.set_args(node, (*node.args[:position], new, *node.args[position + 1 :]))
-    module.weights[old.name] = new

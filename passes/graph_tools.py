@@ -6,7 +6,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from nomul.ir.graph import Constant, Func, Node, Value, Weight
+from nomul.ir.graph import Constant, Func, Module, Node, Value, Weight
 from nomul.ir.op import Kind
 from nomul.ir.types import DType
 
@@ -60,3 +60,11 @@ def is_heavy(node: Node) -> bool:
 def short_op(node: Node) -> str:
     """The op's name without its family."""
     return node.op.rsplit(".", 1)[-1]
+
+
+def exchange(module: Module, old: Weight, new: Weight) -> None:
+    """Put a weight in the place of another of the same name."""
+    for func in module.funcs.values():
+        for node, position in [use for use in old.users if use[0] in func.nodes]:
+            func.set_args(node, (*node.args[:position], new, *node.args[position + 1 :]))
+    module.weights[old.name] = new

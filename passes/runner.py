@@ -139,7 +139,7 @@ class PassRunner:
         self.records.append(PassRecord(item.name, phase, spent, nodes, changed, report))
         if not changed:
             self._dump_tables()
-            return module
+            return module if copy.source == module.source else copy
         if label:
             copy.after = label
             self._text = print_module(copy)

@@ -11,7 +11,7 @@ from nomul.ir.graph import Module, Node, Weight
 from nomul.options import Progress
 from nomul.passes.accuracy import Accuracy, accuracy, decibels
 from nomul.passes.calibrate import Batch
-from nomul.passes.encode import exchange
+from nomul.passes.graph_tools import exchange
 from nomul.passes.layers import ENCODABLE
 
 ROWS = 512  # of a layer's output in one batch; more are thinned out evenly

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from nomul.accuracy.svg import Point, bars, scatter
-from nomul.console import size_text
+from nomul.console import count_text, size_text
 
 _STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 75em; color: #222; padding: 0 1em }
@@ -34,6 +34,7 @@ _LAYERS = (
     "its error",
     "alone, model SQNR dB",
 )
+_WORK = ("layer", "weights", "inputs", "multiply", "add", "shift", "look up", "scale", "uJ", "uJ in f32")
 
 
 def page(data: dict[str, Any]) -> str:
@@ -52,12 +53,34 @@ def page(data: dict[str, Any]) -> str:
         "<h2>Layers, worst first</h2>",
         _plots(data["layers"]),
         _table(_LAYERS, map(_layer, layers)),
+        "<h2>Operations and energy</h2>",
+        _work(data["work"]),
     ]
     if data["notes"]:
         items = "".join(f"<li>{escape(note)}</li>" for note in data["notes"])
         parts.append(f"<h2>Notes</h2><ul>{items}</ul>")
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+
+
+def _work(facts: dict[str, Any]) -> str:
+    """A row for each layer, and what all of them come to."""
+    totals = [sum(layer[key] for layer in facts["layers"]) / 1e6 for key in ("picojoules", "dense_picojoules")]
+    sizes = " ".join(f"{name}={size}" for name, size in facts["dims"].items())
+    text = f"At {sizes}: " if sizes else ""
+    text += f"{totals[0]:.2f} uJ in a 45 nm chip, {totals[1]:.2f} uJ with f32 weights; without look-ups and memory."
+    rows = (
+        [
+            layer["layer"],
+            layer["encoding"],
+            layer["act"],
+            *(count_text(layer[key]) for key in ("multiplies", "additions", "shifts", "lookups", "scalings")),
+            f"{layer['picojoules'] / 1e6:.3f}",
+            f"{layer['dense_picojoules'] / 1e6:.3f}",
+        ]
+        for layer in facts["layers"]
+    )
+    return f"<p>{escape(text)}</p>" + _table(_WORK, rows)
 
 
 def worst_first(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

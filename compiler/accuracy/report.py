@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from nomul.accuracy.outputs import first_sample, layer_outputs, sensitivities
 from nomul.compare import difference
+from nomul.energy import layer_costs
 from nomul.ir import interpreter
 from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module, Value
@@ -27,18 +30,17 @@ FORMAT = 1
 MOST_BATCHES = 4  # of the calibration data that outputs are compared on
 
 
-def measure(fused: Module, encode: Encode, library: Path, name: str, progress: Progress) -> dict[str, Any]:
-    """The whole report. fused: the float model as the encoder gets it.  encode: with the recipe and calibration data.
-
-    library: the artifact; where it does not run on this machine, its part holds the reason."""
-    encoded, notes = fused.clone(), Report()
-    encoded.source = encoded.source or {"name": name}
-    encode.run(encoded, notes)
+def measure(
+    fused: Module, transformed: Module, encode: Encode, library: Path, name: str, progress: Progress
+) -> dict[str, Any]:
+    """The whole report. fused: the float model.  transformed: as the encoder gets it.  encode: with the recipe and
+    calibration data.  library: the artifact; where it does not run on this machine, its part holds the reason."""
+    encoded = _encoded(transformed, encode, name)
     facts = [dict(fact) for fact in encoded.source.get("encoded", [])]
     batches = list(encode.batches[:MOST_BATCHES])
     samples = batches or [sample_inputs(input_specs(fused), pick_dims(fused.dims, {}, module_fits(fused)))]
-    found = layer_outputs(fused, encoded, batches) if batches else {}
-    alone = sensitivities(fused, encoded, first_sample(fused, samples[0]), progress)
+    found = layer_outputs(transformed, encoded, batches) if batches else {}
+    alone = sensitivities(transformed, _uncorrected(transformed, encode), first_sample(fused, samples[0]), progress)
     for fact in facts:
         fact["outputs"] = found[fact["name"]].as_json() if fact["name"] in found else None
         fact["sensitivity"] = alone.get(fact["name"])
@@ -48,10 +50,41 @@ def measure(fused: Module, encode: Encode, library: Path, name: str, progress: P
         "name": name,
         "inputs": f"{len(batches)} calibration batches" if batches else "random",
         "layers": facts,
-        "notes": notes.notes,
+        "notes": list(encoded.source.get("notes", [])),
+        "work": work_facts(encoded, pick_dims(fused.dims, {}, module_fits(fused))),
         "outputs": _end_to_end(fused, encoded, samples),
         "library": _library(encoded, samples[0], library),
     }
+
+
+def _encoded(transformed: Module, encode: Encode, name: str) -> Module:
+    module = transformed.clone()
+    module.source = module.source or {"name": name}
+    encode.run(module, Report())
+    return module
+
+
+def _uncorrected(transformed: Module, encode: Encode) -> Module:
+    """Encoded layers whose biases do not make up for errors of others, so that each can be tried alone."""
+    own = copy(encode)
+    own.recipe = replace(encode.recipe, correct_means=False)
+    return _encoded(transformed, own, "")
+
+
+def work_facts(module: Module, dims: Mapping[str, int]) -> dict[str, Any]:
+    """Operations and energy of each layer (`compiler/energy.py`) at these sizes."""
+    layers = [
+        {
+            "layer": cost.loc or cost.op,
+            "encoding": cost.encoding,
+            "act": cost.act,
+            **asdict(cost.work),
+            "picojoules": round(cost.picojoules),
+            "dense_picojoules": round(cost.dense_picojoules),
+        }
+        for cost in layer_costs(module, dims)
+    ]
+    return {"dims": dict(dims), "layers": layers}
 
 
 def _end_to_end(fused: Module, encoded: Module, samples: Sequence[Batch]) -> list[dict[str, Any]]:

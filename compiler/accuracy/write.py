@@ -36,9 +36,11 @@ def write_reports(module: Module, options: Options, library: Path, paths: Sequen
     def progress(text: str, fraction: float) -> None:
         options.progress(f"report: {text}", fraction)
 
-    fused = pipeline.optimise(module, replace(options, until="fuse", dump=None, recipe=Recipe()))
+    plain = replace(options, dump=None, check=False)
+    fused = pipeline.optimise(module, replace(plain, until="fuse", recipe=Recipe()))
+    transformed = pipeline.optimise(module, replace(plain, until="transform"))
     encode = Encode(options.recipe, options.batches, options.fits)
-    data = measure(fused, encode, library, options.name, progress)
+    data = measure(fused, transformed, encode, library, options.name, progress)
     for path in paths:
         text = page(data) if path.suffix == ".html" else json.dumps(data, indent=1) + "\n"
         try:

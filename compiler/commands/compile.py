@@ -22,6 +22,7 @@ from nomul.ir.errors import NomulError
 from nomul.options import ARRAY_LIMIT, tune_file
 from nomul.runtime.trailer import read_facts
 
+NOTES = 8  # that are shown
 HELP = "compile an ONNX or PyTorch model to a shared library, or to portable C"
 
 
@@ -118,6 +119,17 @@ def _write_ir(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _say_notes(facts: dict[str, Any]) -> None:
+    """Layers that did not get what the recipe says."""
+    notes = facts.get("notes", [])
+    if notes:
+        say(f"{len(notes)} layers differ from the recipe:")
+        for note in notes[:NOTES]:
+            say(f"  {note}")
+        if len(notes) > NOTES:
+            say(f"  and {len(notes) - NOTES} more (--report FILE.html, --dump DIR or --strict name all)")
+
+
 def _summarise_sources(path: Path, facts: dict[str, Any], seconds: float) -> None:
     weights = f"{size_text(facts['weights_bytes'])} weights in {facts['weights_file']}"
     kernels = size_text((path / "kernels.c").stat().st_size)
@@ -135,6 +147,7 @@ def _summarise(path: Path, facts: dict[str, Any], seconds: float, tuned: Path | 
     say(f"memory of a run, one thread: {_scratch(facts)}")
     if tuned is not None and tuned.exists():
         say(f"times of kernels: {tuned} (nomul show {path} --kernels says what they decided)")
+    _say_notes(facts)
     slow = [kernel for kernel in facts["kernels"] if kernel["generic"]]
     if slow:
         runs = sum(kernel["uses"] for kernel in slow)

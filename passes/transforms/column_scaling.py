@@ -10,8 +10,7 @@ from nomul.ir.builder import Builder
 from nomul.ir.graph import Module, Value, Weight
 from nomul.passes.base import Report
 from nomul.passes.calibrate import Statistics
-from nomul.passes.encode import exchange
-from nomul.passes.graph_tools import produced_by
+from nomul.passes.graph_tools import exchange, produced_by
 from nomul.passes.transforms.base import Refused, Request, Transform, by_input
 from nomul.passes.transforms.producers import producers
 

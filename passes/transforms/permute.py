@@ -13,7 +13,7 @@ from nomul.ir.encodings.ternary import Ternary
 from nomul.ir.graph import Module, Weight
 from nomul.passes.base import Report
 from nomul.passes.calibrate import Statistics
-from nomul.passes.encode import exchange
+from nomul.passes.graph_tools import exchange
 from nomul.passes.transforms.base import Refused, Request, Transform, by_input
 from nomul.passes.transforms.column_scaling import channel_axis
 from nomul.passes.transforms.producers import producers

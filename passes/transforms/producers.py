@@ -15,7 +15,7 @@ import numpy as np
 
 from nomul.ir.graph import Constant, Func, Module, Node, Value, Weight
 from nomul.ir.op import Kind
-from nomul.passes.encode import exchange
+from nomul.passes.graph_tools import exchange
 from nomul.passes.transforms.base import Refused
 
 Change = Literal["scale", "order", "rotation"]

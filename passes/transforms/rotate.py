@@ -12,7 +12,7 @@ from nomul.ir.builder import Builder
 from nomul.ir.graph import Module, Weight
 from nomul.ir.ops.hadamard import rotated
 from nomul.passes.base import Report
-from nomul.passes.encode import exchange
+from nomul.passes.graph_tools import exchange
 from nomul.passes.transforms.base import Refused, Request, Transform, by_input
 from nomul.passes.transforms.producers import Producers, producers
 

@@ -22,6 +22,7 @@ from nomul.ir.graph import Module, Weight
 from nomul.ir.parser import parse_module
 from nomul.nir import write_nir
 from nomul.passes.accuracy import EXACT, accuracy
+from nomul.runtime.trailer import read_facts
 
 TEXT = """\
 nomul.ir 1
@@ -86,6 +87,52 @@ def test_outputs_sensitivity_and_library(compiled: tuple[Path, dict[str, Any]]) 
     assert output["name"] == "logits" and output["kl"] > 0
     (beside,) = data["library"]["outputs"]
     assert beside["relative"] < 1e-5
+
+
+def test_operations_and_energy_are_told(compiled: tuple[Path, dict[str, Any]]) -> None:
+    work = compiled[1]["work"]
+    rows = work["dims"]["B"]
+    first, last = work["layers"]
+    assert (first["layer"], first["encoding"], first["act"]) == ("body.first", "ternary<planes=2>", "f32")
+    assert (first["multiplies"], first["additions"]) == (0, rows * 2 * 32 * 64)
+    assert last["multiplies"] == rows * 10 * 32 and last["dense_picojoules"] == round(rows * 10 * 32 * 4.6)
+    page = (compiled[0] / "r.html").read_text()
+    assert "uJ in a 45 nm chip" in page and f"At B={rows}" in page
+
+
+RECIPE_FILE = """
+correct_means = true
+
+[[layers]]
+match = "first"
+weights = "nm<n=1, m=4, value=int8>"
+transforms = ["permute", "rotate"]
+
+[[layers]]
+match = "last"
+weights = "ternary<group=24>"
+transforms = ["rotate", "fast_product"]
+"""
+
+
+def test_notes_reach_the_page_the_facts_and_the_summary(
+    model: Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_nir(model, tmp_path / "model.nir")
+    (tmp_path / "recipe.toml").write_text(RECIPE_FILE)
+    np.save(tmp_path / "x.npy", np.random.default_rng(4).standard_normal((48, 64)).astype(np.float32))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "x.npy").rename(tmp_path / "data" / "x.npy")
+    out, report, data = tmp_path / "model.so", tmp_path / "r.html", tmp_path / "r.json"
+    options = ["--recipe", str(tmp_path / "recipe.toml"), "--calib", str(tmp_path / "data"), "--check"]
+    reports = ["--report", str(report), "--report", str(data)]
+    assert main(["compile", str(tmp_path / "model.nir"), "-o", str(out), *options, *reports]) == 0
+    shown, page = capsys.readouterr().out, report.read_text()
+    notes = json.loads(data.read_text())["notes"]
+    assert notes == read_facts(out, verify=False)["notes"] and len(notes) == 3
+    for part in ("@first stays without permute: %x is an input", "@last stays without fast_product", "group=24"):
+        assert part in shown and part in page
+    assert "3 layers differ from the recipe" in shown
 
 
 class _Tags(HTMLParser):

@@ -9,7 +9,7 @@ from nomul.frontend.common import NomulWarning
 from nomul.frontend.torch.qat.prepare import Trained
 from nomul.ir.graph import Module, Weight
 from nomul.ir.types import Tensor
-from nomul.passes.encode import exchange
+from nomul.passes.graph_tools import exchange
 from nomul.passes.layers import refusal
 
 
