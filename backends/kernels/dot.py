@@ -1,8 +1,9 @@
-"""Products of eight-bit rows and packed integer weights on x86: dot products of bytes, as each level has them.
+"""Products of eight-bit rows or windows and packed integer weights on x86: dot products of bytes, as levels have them.
 
 A tile is 24 rows x 64 columns, one panel of weights (`backends/dot_codes/shape.py`). For up to eight rows in all, the
 weights are unpacked in registers as they stream from memory; for more, once for all row tiles of a panel that follow
-each other, into bytes in scratch. Weights of eight bits are read as they are.
+each other, into bytes in scratch. Weights of eight bits are read as they are. The windows of a convolution are gathered
+into scratch, tap by tap where a row of weights has one scale (the order of its columns then does not matter).
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir import byte_table, dot
 from nomul.backends.tir.body import either, index, let, local, loop, store, when
+from nomul.backends.tir.convolution import Geometry
 from nomul.backends.tir.dot_rows import DotRows, PreparedRows
 from nomul.backends.tir.dot_tile import DotTile
 from nomul.backends.tir.dot_weights import ROWS, PackedWeights, field_types
 from nomul.backends.tir.output import Output, Part, Place
-from nomul.backends.tir.row_source import TensorRows
+from nomul.backends.tir.row_source import RowSource, TensorRows, Windows
 from nomul.backends.tir.scratch import Scratch
 from nomul.backends.tir.vectors import lanes_at, spread
 from nomul.ir.dim import Dim, ceil_div
@@ -37,6 +39,7 @@ FEW = 8  # rows in all that are multiplied while weights are unpacked
 RANK = 20
 _MOST_UNPACKED = 2  # summands whose code is repeated for each number of rows
 _BLOCK = 8  # row tiles that share prepared rows and an unpacked panel
+_PREPARED = 512 * 1024  # bytes of such rows
 _THREAD_WORK = 64 * 1024  # weights worth a thread
 
 Expr = Any
@@ -54,7 +57,7 @@ def refusal(group: Group) -> str | None:
     codes = codes_of(w.type.encoding)
     if isinstance(codes, str):
         return codes
-    if linear.row_view(q) is None:
+    if anchor.op == "nn.quantised_linear" and linear.row_view(q) is None:
         return "rows of the operand are not evenly spaced runs of elements"
     if LEVELS * max(codes.largest, 255) * _shape(w).size >= 2**31:
         return "sums of a group do not fit 32 bits"
@@ -69,13 +72,22 @@ def _shape(w: Value) -> DotShape:
     return DotShape(codes, rows, columns, encoding.group_count(columns))
 
 
+def _taps_in_front(anchor: Node) -> int:
+    """How many taps of a convolution stand in front of the channels in the columns of its weights; 1: as they are."""
+    if anchor.op == "nn.quantised_linear":
+        return 1
+    w, (height, width) = anchor.args[2], Geometry(anchor).kernel
+    assert w is not None
+    return height * width if _shape(w).groups == 1 else 1
+
+
 def bytes_product(group: Group, target: Target) -> Built:
     """Dot products of bytes."""
     anchor = group.anchor
     assert anchor is not None
     w = anchor.args[2]
     assert w is not None
-    shape, position = _shape(w), group.func.params.index(w)
+    shape, position, taps = _shape(w), group.func.params.index(w), _taps_in_front(anchor)
     encoding: Any = w.type.encoding
     with KernelFrame(group, target, {position: field_types(encoding, shape)}) as frame:
         made = _Product(frame, anchor, shape)
@@ -85,9 +97,14 @@ def bytes_product(group: Group, target: Target) -> Built:
         tiles=ceil_div(made.source.count, ROWS) * shape.panels,
         grain=max(1, _THREAD_WORK // (shape.columns * PANEL)),
         scratch=Dim.of(made.scratch.bytes),
-        layouts={position: "dot64"},
+        layouts={position: f"dot64:{taps}" if taps > 1 else "dot64"},
         inplace=linear.inplace_operands(group),
     )
+
+
+def _row_tiles(shape: DotShape) -> int:
+    """Of a block of rows."""
+    return max(1, min(_BLOCK, _PREPARED // (ROWS * shape.columns)))
 
 
 class _Product:
@@ -100,14 +117,24 @@ class _Product:
         self.scratch = Scratch(frame)
         self._lanes = frame.target.vector_bytes // 4
         self._totals = self.scratch.region("float32", ROWS * PANEL)  # `Output` expects them first
-        view = linear.row_view(q)
-        assert view is not None
-        self.source = TensorRows(frame, q, view.stride)
+        self._is_image = anchor.op == "nn.quantised_conv2d"
+        self._block = _row_tiles(shape)
+        self.source = self._row_source(anchor)
         self._output = Output(frame, anchor, bias, self._lanes, Dim.of(shape.rows), PANEL)
         self._weights = PackedWeights(frame, w, shape)
         self._choose_forms()
         self._rows = self._prepared_rows()
         self._prepared, self._unpacked = (local(name, "int64", 1) for name in ("prepared", "unpacked"))
+
+    def _row_source(self, anchor: Node) -> RowSource:
+        q = anchor.args[0]
+        assert q is not None
+        if self._is_image and not Geometry(anchor).is_pointwise:
+            by_tap = _taps_in_front(anchor) > 1
+            return Windows(self.frame, anchor, "int8", self.scratch, self._block * ROWS, by_tap)
+        view = linear.row_view(q)
+        assert view is not None
+        return TensorRows(self.frame, q, view.stride)
 
     def _choose_forms(self) -> None:
         """few: unpacks in registers.  many: reads an unpacked panel, or bytes that need no unpacking."""
@@ -125,7 +152,7 @@ class _Product:
 
     def _prepared_rows(self) -> PreparedRows:
         tiles = [tile for tile in (self._few, self._many) if tile]
-        most = int(min(self.source.count.bounds(self.frame.group.ranges)[1], _BLOCK * ROWS))
+        most = int(min(self.source.count.bounds(self.frame.group.ranges)[1], self._block * ROWS))
         return PreparedRows(
             self.source, self.shape, self.scratch, self.frame.target, most, any(tile.needs_sums for tile in tiles)
         )
@@ -137,7 +164,7 @@ class _Product:
         with loop("tile", self.frame.end - self.frame.begin, self.frame.begin) as number:
             block, panel, first = self._position(number, count)
             with when(tirx.NE(self._prepared[0], block)):
-                self._rows.prepare(block, let("prepared", tirx.min(count - block, index(_BLOCK * ROWS))))
+                self._rows.prepare(block, let("prepared", tirx.min(count - block, index(self._block * ROWS))))
                 store(self._prepared, 0, block)
             rows = self._rows.again(block).behind(first - block)
             left = let("rows", tirx.min(index(ROWS), count - first))
@@ -149,8 +176,8 @@ class _Product:
         """(first row of the block, panel, first row) of a tile: blocks of rows, panels in them, row tiles in those."""
         panels = self.shape.panels
         all_tiles = let("row_tiles", tirx.truncdiv(count + (ROWS - 1), index(ROWS)))
-        start = let("start", tirx.truncdiv(number, index(_BLOCK * panels)) * _BLOCK)
-        inside = let("inside", tirx.min(index(_BLOCK), all_tiles - start))
+        start = let("start", tirx.truncdiv(number, index(self._block * panels)) * self._block)
+        inside = let("inside", tirx.min(index(self._block), all_tiles - start))
         rest = let("rest", number - start * panels)
         panel = let("panel", tirx.truncdiv(rest, inside))
         return let("block", start * ROWS), panel, let("first", (start + rest - panel * inside) * ROWS)
@@ -181,7 +208,8 @@ class _Product:
     def _write(self, first: Expr, left: Expr, panel: Expr) -> None:
         """Scale the totals by their rows' scales, and finish them."""
         with loop("row", left) as row:
-            scale = spread(let("row_scale", self.frame.read_flat(self._scale, first + row)), self._lanes)
+            of = self.source.lead(first + row)[0] if self._is_image else first + row
+            scale = spread(let("row_scale", self.frame.read_flat(self._scale, of)), self._lanes)
             for column in range(0, PANEL, self._lanes):
                 at = lanes_at(row * PANEL + column + self._totals.start, self._lanes)
                 store(self._totals.buffer, at, tirx.BufferLoad(self._totals.buffer, [at]) * scale)
@@ -196,11 +224,6 @@ class _Product:
 
 
 for _encoding, _has_tables in encodings_with_codes().items():
-    kernel(
-        "nn.quantised_linear",
-        encoding=_encoding,
-        needs=("ssse3",),
-        uses=(*dot.USES, *(byte_table.USES if _has_tables else ())),
-        accepts=refusal,
-        rank=RANK,
-    )(bytes_product)
+    _uses = (*dot.USES, *(byte_table.USES if _has_tables else ()))
+    for _op in ("nn.quantised_linear", "nn.quantised_conv2d"):
+        kernel(_op, encoding=_encoding, needs=("ssse3",), uses=_uses, accepts=refusal, rank=RANK)(bytes_product)

@@ -13,12 +13,17 @@ from nomul.ir.encodings.low_bit import matrix_size
 from nomul.ir.encodings.terms import EncodedArray
 
 
-def pack_encoded(weights: EncodedArray) -> dict[str, np.ndarray]:
-    """The packed fields of a weight whose encoding has a form of numbers."""
+def pack_encoded(weights: EncodedArray, taps: int = 1) -> dict[str, np.ndarray]:
+    """The packed fields of a weight whose encoding has a form of numbers.
+
+    taps: of a convolution, whose columns [I, taps] become [taps, I]; a row then has one group."""
     codes, arrays = codes_of(weights.encoding), arrays_of(weights)
     assert not isinstance(codes, str)
     shape = DotShape(codes, *matrix_size(weights.shape), arrays.scales.shape[-1])
-    packed = {"codes": _numbers(shape, arrays.numbers), "scale": _by_panel(shape, arrays.scales)}
+    assert taps == 1 or shape.groups == 1
+    columns = arrays.numbers.reshape(*arrays.numbers.shape[:-1], -1, taps)
+    numbers = columns.swapaxes(-1, -2).reshape(arrays.numbers.shape)
+    packed = {"codes": _numbers(shape, numbers), "scale": _by_panel(shape, arrays.scales)}
     if arrays.zeros is not None:
         packed["zero"] = _by_panel(shape, arrays.zeros[None])
     return packed if arrays.tables is None else packed | {"table": arrays.tables}

@@ -1,7 +1,7 @@
 """The left operand of a product as rows of elements: those of a tensor, or the pixels' windows of an image.
 
 Windows are gathered into scratch a few at a time, in the order of the weights [O, I, KH, KW], so that groups of columns
-are what they are in the weights."""
+are what they are in the weights; or tap by tap, where the order of the columns does not matter."""
 
 from __future__ import annotations
 
@@ -63,10 +63,14 @@ class TensorRows:
 
 
 class Windows:
-    """The windows of a convolution in nhwc without groups. most: rows that are fetched at once."""
+    """The windows of a convolution in nhwc without groups. most: rows that are fetched at once.
 
-    def __init__(self, frame: KernelFrame, node: Node, dtype: str, scratch: Scratch, most: int) -> None:
-        self._frame, self._geometry, self._dtype = frame, Geometry(node), dtype
+    by_tap: all channels of a tap together, [KH, KW, I]."""
+
+    def __init__(
+        self, frame: KernelFrame, node: Node, dtype: str, scratch: Scratch, most: int, by_tap: bool = False
+    ) -> None:
+        self._frame, self._geometry, self._dtype, self._by_tap = frame, Geometry(node), dtype, by_tap
         taps = self._geometry.kernel[0] * self._geometry.kernel[1]
         self.count = product(node.result.shape[:-1])
         self.depth = taps * self._geometry.channels[0]
@@ -82,7 +86,8 @@ class Windows:
             place = self.lead(first + row)
             target = let("target", row * self.depth + self._region.start)
             with loop("j", height) as j, loop("i", width) as i:
-                self._tap(place, (j, i), let("tap", target + j * width + i))
+                tap = (j * width + i) * (self._geometry.channels[0] if self._by_tap else 1)
+                self._tap(place, (j, i), let("tap", target + tap))
         return self.fetched(first)
 
     def fetched(self, first: Expr) -> Rows:
@@ -92,7 +97,7 @@ class Windows:
         """All channels of one tap, or zeros outside of the image."""
         geometry, x = self._geometry, self._geometry.node.args[0]
         assert x is not None
-        attrs, step = geometry.attrs, geometry.kernel[0] * geometry.kernel[1]
+        attrs, step = geometry.attrs, 1 if self._by_tap else geometry.kernel[0] * geometry.kernel[1]
         at = [
             let("at", place[a + 1] * attrs["strides"][a] + tap[a] * attrs["dilations"][a] - attrs["pads"][a])
             for a in (0, 1)

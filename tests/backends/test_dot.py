@@ -18,7 +18,7 @@ from nomul.ir.dim import Range
 from nomul.ir.encodings.terms import EncodedArray
 from nomul.ir.syntax import parse_encoding
 from nomul.ir.types import Tensor
-from tests.backends.test_encoded import activations, type_of, weight
+from tests.backends.test_encoded import IMAGE, KERNEL, activations, conv, type_of, weight
 from tests.ir.encodings.test_low_bit import EXAMPLES
 from tests.kernel_harness import CompiledKernel, close, level, levels_for, link, make_group, reference
 
@@ -57,14 +57,18 @@ def linear(text: str, depth: int = DEPTH, width: int = WIDTH, ranges: dict[str, 
     return make_group(lambda b, *xs: b.ew.relu(b.nn.quantised_linear(*xs)), *types, weights=(2, 3), ranges=ranges or {})
 
 
-def kernel_of(text: str) -> Kernel:
-    return all_kernels()[f"nn.quantised_linear/{parse_encoding(text).name}/bytes_product"]
+def kernel_of(text: str, op: str = "nn.quantised_linear") -> Kernel:
+    return all_kernels()[f"{op}/{parse_encoding(text).name}/bytes_product"]
 
 
 def compiled(on: str, *groups: Group) -> tuple[CompiledKernel, ...]:
     """Kernels in one library."""
     target = find_target("x86-64-v3-vnni")[0] if on == VEX else level(on)
-    built = [kernel_of(str(group.func.params[2].type.encoding)).build(group, target) for group in groups]
+    built = [
+        kernel_of(str(group.func.params[2].type.encoding), group.anchor.op).build(group, target)
+        for group in groups
+        if group.anchor
+    ]
     runs_on = level("v4_vnni") if on == VEX else level(on)
     entries = link({f"k{i}": one.function for i, one in enumerate(built)}, runs_on)
     return tuple(
@@ -127,6 +131,26 @@ def test_drawn(seed: int) -> None:
     for run in compiled(on, *groups):
         for case in range(50):
             check(run, int(rng.integers(1, 68)), 1000 * seed + case, exact=bool(case % 5), pieces=1 + case % 4)
+
+
+@pytest.mark.parametrize("on", [BEST, LEVELS[-2]])
+def test_conv2d(on: str) -> None:
+    """Windows tap by tap (one scale in a row), in the order of groups, and pixels as they are."""
+    pointwise = {"pads": (0, 0, 0, 0), "strides": (1, 1)}
+    cases = [("int8", {}), ("int4<group=32>", {}), ("ternary<planes=2>", {"dilations": (2, 1)}), ("int8", pointwise)]
+    groups = [
+        conv(parse_encoding(text), act=True, kernel=(1, 1) if attrs is pointwise else KERNEL, **attrs)
+        for text, attrs in cases
+    ]
+    for number, run in enumerate(compiled(on, *groups)):
+        rng = np.random.default_rng(number)
+        w_type = run.group.func.params[2].type
+        assert w_type.encoding is not None
+        w = weight(w_type.encoding, number, *(int(size) for size in w_type.shape), exact=True)
+        bias = rng.integers(-9, 9, w.shape[0]).astype(np.float32)
+        inputs = [activations(rng, True, *IMAGE), np.array([1, 2], np.float32), w, bias]
+        for pieces in (1, 3):
+            np.testing.assert_array_equal(run(*inputs, pieces=pieces)[0], reference(run.group, inputs)[0])
 
 
 @pytest.mark.parametrize(("low", "high"), [(1, 1), (8, 8), (40, 40)])

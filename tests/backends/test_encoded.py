@@ -60,9 +60,9 @@ def linear(encoding: Encoding, depth: int = DEPTH, act: bool = False) -> Group:
     return make_group(lambda b, *xs: b.ew.relu(b.nn.quantised_linear(*xs)), *types, weights=(2, 3))
 
 
-def conv(encoding: Encoding, act: bool = False, **attrs: Any) -> Group:
+def conv(encoding: Encoding, act: bool = False, kernel: tuple[int, int] = KERNEL, **attrs: Any) -> Group:
     n, _, w, c = IMAGE
-    weights, bias = type_of(encoding, WIDTH, c, *KERNEL), Tensor.of("f32", WIDTH)
+    weights, bias = type_of(encoding, WIDTH, c, *kernel), Tensor.of("f32", WIDTH)
     attrs = {"layout": "nhwc", "pads": (1, 0, 0, 1), "strides": (1, 2), **attrs}
     image = Tensor.of("i8" if act else "f32", n, "H", w, c)
     if not act:
