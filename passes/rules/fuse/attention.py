@@ -21,14 +21,27 @@ NEGLIGIBLE = -1e30  # a score plus this is this: adding it and putting it in pla
 
 
 class Attention(PatternRule):
-    """softmax(q @ k * scale + mask) @ v -> attention, with the tokens in front of the heads."""
+    """softmax(cap(q @ k * scale) + mask) @ v -> attention, with the tokens in front of the heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.least = 2  # products around a softmax are worth telling, however many forms the scores have
 
     @staticmethod
     def pattern(
-        g: Any, q: Pattern, k: Pattern, v: Pattern, scale: Constant, mask: Pattern, second: Pattern, hidden: Constant
+        g: Any,
+        q: Pattern,
+        k: Pattern,
+        v: Pattern,
+        scale: Constant,
+        cap: Constant,
+        mask: Pattern,
+        second: Pattern,
+        hidden: Constant,
     ) -> Pattern:
         product = g.nn.matmul(q, k, bind="product")
-        scores = g.cast(g.any_of(product, g.ew.mul(product, scale)))
+        scaled = g.any_of(product, g.ew.mul(product, scale))
+        scores = g.cast(g.any_of(scaled, g.ew.mul(g.ew.tanh(g.cast(scaled)), cap)))
         masked = g.any_of(
             scores,
             g.ew.add(scores, mask),
@@ -56,9 +69,10 @@ class Attention(PatternRule):
         q, v = to_tokens(m.q), to_tokens(m.v)
         turned = (*range(m.k.type.rank - 2), m.k.type.rank - 1, m.k.type.rank - 2)
         k = to_tokens(g.view.transpose(m.k, perm=turned))
-        scale = 1.0 if m.scale is None else number(m.scale)
+        scale, cap = (default if given is None else number(given) for given, default in ((m.scale, 1.0), (m.cap, 0.0)))
         mask = _mask(g, m, to_tokens)
-        return to_tokens.back(g.nn.attention(q, k, v, mask, scale=scale), m.root.result.shape)
+        rules = {"scale": scale * (cap or 1.0), "softcap": cap}
+        return to_tokens.back(g.nn.attention(q, k, v, mask, **rules), m.root.result.shape)
 
 
 def _check_heads(m: Match) -> None:
@@ -81,6 +95,8 @@ def _check_masks(m: Match) -> None:
             raise NoMatch(f"the mask is {mask.dtype}, the queries are {m.q.dtype}", mask)
         if mask.type.rank > max(m.q.type.rank, 2):
             raise NoMatch(f"the mask has rank {mask.type.rank}", mask)
+    if m.cap is not None and not number(m.cap) > 0:  # type: ignore[operator]
+        raise NoMatch(f"scores are limited to {m.cap}, which is not positive", m.cap)
     if m.hidden is not None and not number(m.hidden) <= NEGLIGIBLE:  # type: ignore[operator]
         raise NoMatch(f"scores are replaced by {m.hidden}, which is not negligible", m.hidden)
 

@@ -1,10 +1,10 @@
-"""Masks that let a query see itself and earlier keys only: where that is certain, attention needs no mask for it."""
+"""Masks that follow from the places of query and key alone: where that is certain, attention needs no mask for them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,8 @@ HIDDEN = -1e4  # a score lowered by this much has no weight left in a row where 
 
 
 class CausalMask(NodeRule):
-    """attention with mask "key t <= query s" -> attention {causal}; other parts of a bool mask stay its mask."""
+    """attention with a mask by places ("key t <= query s", windows, blocks, prefixes) -> attention {causal, ...}; other
+    parts of a bool mask stay its mask."""
 
     ops = ("nn.attention",)
 
@@ -33,18 +34,38 @@ class CausalMask(NodeRule):
         visible = mask if mask.dtype is DType.BOOL else _visible(g, mask)
         if visible is None:
             return None
-        judge = _Judge((q.shape[1], k.shape[1]), g.module.dims)
-        parts = [(part, judge.verdict(part)) for part in conjuncts(visible)]
-        if all(verdict == "unknown" for _, verdict in parts):
+        judge = Judge((q.shape[1], k.shape[1]), g.module.dims)
+        parts = [(part, judge.facts(part)) for part in conjuncts(visible)]
+        attrs = _combined(node.attrs, [facts for _, facts in parts if facts])
+        rest = [part for part, facts in parts if facts is None or not facts.told_by(attrs)]
+        if len(rest) == len(parts):
             return None
-        rest = [part for part, verdict in parts if verdict == "unknown"]
         if mask.dtype is not DType.BOOL and rest:
             raise NoMatch("the additive mask hides more than later keys: a row without any key would differ", mask)
-        causal = node.attrs["causal"] or any(verdict == "causal" for _, verdict in parts)
         kept = None
         for part in rest:
             kept = part if kept is None else g.ew.and_(kept, part)
-        return g.nn.attention(*node.args[:3], kept, *node.args[4:], **(node.attrs | {"causal": causal}))
+        return g.nn.attention(*node.args[:3], kept, *node.args[4:], **attrs)
+
+
+def _combined(attrs: dict[str, Any], found: list[Facts]) -> dict[str, Any]:
+    """Attributes that say as much as they can of what parts of a mask say together."""
+    attrs = dict(attrs)
+    wider = [facts for facts in found if facts.block > 1 or facts.prefix is not None]
+    plain = attrs["causal"] or any(facts.causal for facts in found)
+    if plain or wider:
+        attrs["causal"] = True
+    if not plain and wider:
+        attrs["block"] = wider[0].block
+        attrs["prefix"] = wider[0].prefix or Dim.of(0)
+    earlier, later = (
+        [getattr(facts, side) for facts in found if getattr(facts, side)] for side in ("earlier", "later")
+    )
+    if attrs["window"] or wider or not earlier:
+        return attrs
+    if plain or earlier == later[:1]:
+        attrs["window"] = min(earlier)
+    return attrs
 
 
 def _visible(g: Rewriter, mask: Value) -> Value | None:
@@ -78,92 +99,168 @@ def conjuncts(value: Value) -> list[Value]:
 
 
 @dataclass(frozen=True)
-class _Index:
+class Index:
     """query * s + key * t + offset, for query index s and key index t."""
 
     query: int
     key: int
     offset: Dim
 
-    def minus(self, other: _Index) -> _Index:
-        return _Index(self.query - other.query, self.key - other.key, self.offset - other.offset)
-
-
-Verdict = Literal["causal", "always", "unknown"]
+    def minus(self, other: Index) -> Index:
+        return Index(self.query - other.query, self.key - other.key, self.offset - other.offset)
 
 
 @dataclass(frozen=True)
-class _Judge:
+class Facts:
+    """What a mask says of query s and key t, all of it together: causal: t <= s.  earlier, later (0: nothing): s - t <
+    earlier, t - s < later.  block > 1: t // block <= s // block.  prefix: t <= s or t < prefix."""
+
+    causal: bool = False
+    earlier: int = 0
+    later: int = 0
+    block: int = 1
+    prefix: Dim | None = None
+
+    def told_by(self, attrs: dict[str, Any]) -> bool:
+        """Whether attention with these attributes hides all that this hides."""
+        plain = attrs["causal"] and attrs["block"] == 1 and attrs["prefix"] == 0
+        wide = plain or (self.block, self.prefix or Dim.of(0)) == (attrs["block"], attrs["prefix"])
+        earlier = not self.earlier or 0 < attrs["window"] <= self.earlier
+        later = not self.later or plain or 0 < attrs["window"] <= self.later
+        return (plain or not self.causal) and wide and earlier and later
+
+
+NOTHING_HIDDEN = Facts()
+
+
+@dataclass(frozen=True)
+class Judge:
     """sizes: (queries, keys) of the scores.  ranges: of the module's dims."""
 
     sizes: tuple[Dim, Dim]
     ranges: dict[str, Range]
 
-    def verdict(self, value: Value) -> Verdict:
-        """What a bool value that broadcasts to [..., S, T] says about keys and queries."""
+    def facts(self, value: Value) -> Facts | None:
+        """What a bool value that broadcasts to [..., S, T] says by places alone, or None."""
         if isinstance(value, Constant):
-            return "always" if value.value else "unknown"
+            return NOTHING_HIDDEN if value.value else None
         array = known_array(value)
         if array is not None:
-            return self._array_verdict(array)
+            return self._array_facts(array)
         if (expand := produced_by(value, "view.expand")) and expand.args[0] is not None:
-            return self.verdict(expand.args[0])
+            return self.facts(expand.args[0])
         if (full := produced_by(value, "make.full")) is not None:
-            return "always" if full.attrs["value"] else "unknown"
+            return NOTHING_HIDDEN if full.attrs["value"] else None
+        if (either := produced_by(value, "ew.or")) is not None:
+            return self._prefix_facts(either)
         node = produced_by(value, "ew.le", "ew.lt", "ew.ge", "ew.gt")
-        return self._comparison_verdict(node) if node else "unknown"
+        return (self._block_facts(node) or self._comparison_facts(node)) if node else None
 
-    def _array_verdict(self, array: np.ndarray) -> Verdict:
+    def _array_facts(self, array: np.ndarray) -> Facts | None:
         if array.all():
-            return "always"
+            return NOTHING_HIDDEN
         if array.ndim < 2 or array.shape[-2:] != tuple(size.value for size in self.sizes):
-            return "unknown"
-        earlier = np.tri(*array.shape[-2:], dtype=np.bool_)
-        return "causal" if bool((array == earlier).all()) else "unknown"
+            return None
+        seen = array.reshape(-1, *array.shape[-2:])[0]
+        if not (array == seen).all() or not seen[0, 0]:
+            return None
+        queries, keys = np.arange(seen.shape[0])[:, None], np.arange(seen.shape[1])
+        apart = queries - keys
+        earlier, later = int(apart[seen].max()) + 1, int((-apart)[seen].max()) + 1
+        if (seen == ((apart < earlier) & (-apart < later))).all():
+            is_causal = later == 1
+            limits = (earlier if earlier < len(queries) else 0, later if later < len(keys) and not is_causal else 0)
+            return Facts(is_causal, *limits)
+        first = int(seen[0].sum())
+        if (seen == (keys // first <= queries // first)).all():
+            return Facts(block=first)
+        return Facts(prefix=Dim.of(first)) if (seen == ((apart >= 0) | (keys < first))).all() else None
 
-    def _comparison_verdict(self, node: Node) -> Verdict:
-        left, right = (self._index(arg) for arg in node.args)
+    def _excess(self, node: Node) -> Index | None:
+        """A comparison holds where this is at most 0."""
+        left, right = (self.index(arg) for arg in node.args)
         if left is None or right is None:
-            return "unknown"
+            return None
         if node.op in ("ew.ge", "ew.gt"):
             left, right = right, left
-        excess = left.minus(right)  # the condition holds where excess <= 0
-        if node.op in ("ew.lt", "ew.gt"):
-            excess = _Index(excess.query, excess.key, excess.offset + 1)
-        if excess == _Index(-1, 1, Dim.of(0)):
-            return "causal"
-        return "always" if self._largest(excess).bounds(self.ranges)[1] <= 0 else "unknown"
+        excess = left.minus(right)
+        return replace(excess, offset=excess.offset + 1) if node.op in ("ew.lt", "ew.gt") else excess
 
-    def _largest(self, index: _Index) -> Dim:
+    def _comparison_facts(self, node: Node) -> Facts | None:
+        excess = self._excess(node)
+        if excess is None:
+            return None
+        if self._largest(excess).bounds(self.ranges)[1] <= 0:
+            return NOTHING_HIDDEN
+        limit = (1 - excess.offset).value
+        if limit is None or limit < 1:
+            return None
+        if (excess.query, excess.key) == (-1, 1):
+            return Facts(causal=True) if limit == 1 else Facts(later=limit)
+        return Facts(earlier=limit) if (excess.query, excess.key) == (1, -1) else None
+
+    def _block_facts(self, node: Node) -> Facts | None:
+        """t // block <= s // block."""
+        if node.op not in ("ew.le", "ew.ge"):
+            return None
+        key, query = (self._quotient(arg) for arg in (node.args if node.op == "ew.le" else node.args[::-1]))
+        if key is None or query is None or key[1] != query[1]:
+            return None
+        places = (key[0], query[0]) == (Index(0, 1, Dim.of(0)), Index(1, 0, Dim.of(0)))
+        return Facts(block=key[1]) if places else None
+
+    def _quotient(self, value: Value | None) -> tuple[Index, int] | None:
+        """(counter, divisor) of a counter that is divided by a number of 2 or more."""
+        shown = produced_by(value, "view.reshape")
+        node = produced_by(shown.args[0] if shown else value, "ew.floor_div")
+        size = number(node.args[1]) if node else None
+        if node is None or value is None or size is None or size < 2:
+            return None
+        counter = produced_by(node.args[0], "make.iota")
+        index = self._along(counter, value) if counter else self.index(node.args[0])
+        return (index, int(size)) if index is not None and (counter or not shown) else None
+
+    def _prefix_facts(self, node: Node) -> Facts | None:
+        """t <= s or t < prefix."""
+        for one, other in (node.args, node.args[::-1]):
+            low = produced_by(other, "ew.lt", "ew.le", "ew.gt", "ew.ge")
+            if one is None or low is None or self.facts(one) != Facts(causal=True):
+                continue
+            excess = self._excess(low)
+            if excess is not None and (excess.query, excess.key) == (0, 1):
+                return Facts(prefix=1 - excess.offset)
+        return None
+
+    def _largest(self, index: Index) -> Dim:
         total = index.offset
         for factor, size in zip((index.query, index.key), self.sizes, strict=True):
             total = total + (size - 1) * factor if factor > 0 else total
         return total
 
-    def _index(self, value: Value | None) -> _Index | None:
+    def index(self, value: Value | None) -> Index | None:
         """An integer value as a function of query and key index."""
         given = number(value)
         if given is not None:
-            return _Index(0, 0, Dim.of(int(given))) if given == int(given) else None
+            return Index(0, 0, Dim.of(int(given))) if given == int(given) else None
         node = value.producer if value is not None else None
         if node is None or value is None:
             return self._array_index(known_array(value))
         if node.op == "make.size":
-            return _Index(0, 0, node.attrs["size"])
+            return Index(0, 0, node.attrs["size"])
         if node.op in ("ew.cast", "view.expand"):
-            return self._index(node.args[0])
+            return self.index(node.args[0])
         if node.op in ("ew.add", "ew.sub"):
-            left, right = (self._index(arg) for arg in node.args)
+            left, right = (self.index(arg) for arg in node.args)
             if left is None or right is None:
                 return None
-            zero = _Index(0, 0, Dim.of(0))
+            zero = Index(0, 0, Dim.of(0))
             return left.minus(right if node.op == "ew.sub" else zero.minus(right))
         if node.op == "view.reshape":
             maker = produced_by(node.args[0], "make.iota")
             return self._along(maker, value) if maker else None
         return self._along(node, value) if node.op == "make.iota" else None
 
-    def _along(self, iota: Node, value: Value) -> _Index | None:
+    def _along(self, iota: Node, value: Value) -> Index | None:
         """An iota along the query or the key axis of `value`."""
         step, start = iota.attrs["step"], iota.attrs["start"]
         long = [axis - value.type.rank for axis, size in enumerate(value.shape) if size != ONE]
@@ -171,9 +268,9 @@ class _Judge:
             return None
         if value.shape[long[0]] != self.sizes[long[0] + 2]:
             return None
-        return _Index(step, 0, start) if long[0] == -2 else _Index(0, step, start)
+        return Index(step, 0, start) if long[0] == -2 else Index(0, step, start)
 
-    def _array_index(self, array: np.ndarray | None) -> _Index | None:
+    def _array_index(self, array: np.ndarray | None) -> Index | None:
         """A known array that counts up along the query or the key axis."""
         if array is None or array.ndim == 0 or array.size != max(array.shape):
             return None
@@ -185,4 +282,4 @@ class _Judge:
         if (np.diff(flat) != step).any():
             return None
         start = Dim.of(int(flat[0]))
-        return _Index(step, 0, start) if axis == -2 else _Index(0, step, start)
+        return Index(step, 0, start) if axis == -2 else Index(0, step, start)
