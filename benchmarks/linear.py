@@ -152,7 +152,7 @@ def arguments_of(command: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shapes", default=SHAPES, help=f"OUTPUTSxINPUTS, by commas (default {SHAPES})")
     parser.add_argument("--m", default=ROWS, help=f"numbers of rows (default {ROWS})")
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--encodings", default="", help='ours: starts of names, or "ENCODING [levels=42 act=f32]"')
+    parser.add_argument("--encodings", default="", help='ours: starts of names, or "ENCODING [act_levels=42 act=f32]"')
     parser.add_argument("--systems", default="", help="parts of names, as nomul,2 bits (default: all)")
     parser.add_argument("--level", default="", help="level to compile for, as v3 (default: this machine's best)")
     parser.add_argument("--weights", choices=["memory", "cache"], help="only where weights are there (default: both)")

@@ -19,13 +19,16 @@ import numpy as np
 from results import PAGE, markdown_table, replace_section
 
 import nomul
+from nomul.api import lower
 from nomul.compare import Implementation, onnxruntime_of
 from nomul.console import size_text, table
+from nomul.nir import write_nir
 from nomul.sample import artifact_specs, pick_dims, sample_inputs
 from nomul.timing import measure
 
 RECIPES = ("int8", "w4", "ternary2", "sherry", "lut2", "shift")
 COSINE = "cosine to fp32"
+PLAIN = "f32"
 FLOATS, EIGHT_BITS = "onnxruntime f32", "onnxruntime int8"
 START, END = "<!-- results: benchmarks/models.py --recipes --docs -->", "<!-- end of recipe results -->"
 COLUMNS = (
@@ -56,10 +59,10 @@ class _Contender:
 def run_entry(entry: Any, recipes: Sequence[str], threads: Sequence[int], seconds: float, keep: Path) -> Iterator[Row]:
     """Rows of one model (`models.Entry`): for each size and number of threads one for each system.
 
-    keep: folder of artifacts, where those of an earlier run are found again."""
+    keep: folder of models with encoded weights, where those of an earlier run are found again."""
     subject = entry.load()
     keep.mkdir(parents=True, exist_ok=True)
-    artifacts = {f"nomul {recipe}": _artifact(entry, subject, recipe, keep) for recipe in ("f32", *recipes)}
+    artifacts = {f"nomul {recipe}": _artifact(entry, subject, recipe, keep) for recipe in (PLAIN, *recipes)}
     plain = artifacts["nomul f32"]
     samples = [sample_inputs(artifact_specs(plain), pick_dims(plain.dims, case)) for case in entry.cases]
     with tempfile.TemporaryDirectory() as name:
@@ -91,13 +94,14 @@ def _theirs(file: Path) -> _Contender:
 
 
 def _artifact(entry: Any, subject: Any, recipe: str, keep: Path) -> nomul.Artifact:
-    path = keep / f"{re.sub('[^A-Za-z0-9]+', '-', entry.name)}-{recipe}.so"
+    """Weights are fitted once; kernels are compiled for every run."""
+    path = keep / f"{re.sub('[^A-Za-z0-9]+', '-', entry.name)}-{recipe}.nir"
     if not path.exists():
         options = dict(subject.options)
         example = options.pop("example_inputs", None)
-        chosen = None if recipe == "f32" else recipe
-        nomul.build(subject.model, example, dims=entry.dims, recipe=chosen, output=path, **options)
-    return nomul.load(path)
+        chosen = None if recipe == PLAIN else recipe
+        write_nir(lower(subject.model, example, until="encode", dims=entry.dims, recipe=chosen, **options), path)
+    return nomul.compile(path)
 
 
 def _onnx_files(subject: Any, folder: Path) -> dict[str, Path]:

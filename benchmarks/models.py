@@ -273,7 +273,7 @@ def arguments_of(command: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--docs", action="store_true", help="put the results into docs/benchmarks.md")
     usual = ",".join(model_recipes.RECIPES)
     parser.add_argument("--recipes", nargs="?", const=usual, metavar="NAMES", help=f"by commas (default {usual})")
-    parser.add_argument("--artifacts", type=Path, metavar="FOLDER", help="keep those with recipes there, and use them")
+    parser.add_argument("--encoded", type=Path, metavar="FOLDER", help="keep models with encoded weights there")
     return parser.parse_args(command)
 
 
@@ -283,7 +283,7 @@ def main(command: Sequence[str] | None = None) -> int:
     known = recipe_entries() if arguments.recipes else entries()
     chosen = [entry for entry in known if not arguments.model or any(part in entry.name for part in arguments.model)]
     with tempfile.TemporaryDirectory() as folder:
-        keep = arguments.artifacts or Path(folder)
+        keep = arguments.encoded or Path(folder)
         recipes = arguments.recipes.split(",") if arguments.recipes else []
 
         def run(entry: Entry) -> Iterator[Row]:

@@ -25,32 +25,35 @@ ENCODINGS = (
     "int4<group=32>",
     "ternary<group=128>",
     "ternary<group=128, pack=base3>",
+    "ternary<group=128, pack=base3> act_levels=42",
     "ternary<group=128, pack=3of4>",
+    "ternary<group=128, pack=3of4> act_levels=42",
     "ternary<planes=2, group=128>",
     "bitplane<bits=1, group=128>",
     "bitplane<bits=2, group=128>",
+    "bitplane<bits=2, group=128> act_levels=25",
     "bitplane<bits=4, group=128>",
     "codebook<grid=nf4, group=128>",
     "shift<group=128>",
     "shift<terms=2, group=128>",
     "nm<n=2, m=4, value=int8>",
 )
-_FIRST = re.compile(r"^(\w+(?:<[^<>]*(?:<[^<>]*>[^<>]*)*>)?)\s*(.*)$")
+_FORM = re.compile(r"(\w+(?:<.*>)?)((?: +\w+=[-+.\w]+)*)$")
 
 
 def systems(target: str = "host", encodings: Sequence[str] = ENCODINGS) -> Iterator[System]:
     """One for each of `encodings`, `ENCODING [KEY=VALUE ...]` with attributes of nn.linear."""
     for text in encodings:
         attributes = parse(text)[1]
-        tolerance = 1e-4 if attributes["act"] == "f32" else 2.5 / float(attributes.get("levels", 127))
+        tolerance = 1e-4 if attributes["act"] == "f32" else 2.5 / float(attributes.get("act_levels", 127))
         yield System("nomul", text, lambda work, text=text: _load(work, text, target), tolerance)  # type: ignore[misc]
 
 
 def parse(text: str) -> tuple[Encoding, dict[str, str]]:
     """The encoding, and the attributes of nn.linear. Raises ValueError."""
-    found = _FIRST.match(text.strip())
+    found = _FORM.match(text.strip())
     if found is None:
-        raise ValueError(f"'{text}' is no encoding")
+        raise ValueError(f"'{text}' is not ENCODING [KEY=VALUE ...]")
     words = [word.partition("=") for word in found[2].split()]
     return parse_encoding(found[1]), {"act": "i8"} | {name: value for name, _, value in words}
 

@@ -92,6 +92,8 @@ def test_names_of_encodings() -> None:
     encoding, attributes = nomul_artifact.parse("nm<n=1, m=4, value=int4<group=16>> act=i8-static act_scale=0.5")
     assert str(encoding) == "nm<n=1, value=int4<group=16>>"
     assert attributes == {"act": "i8-static", "act_scale": "0.5"}
+    with pytest.raises(ValueError, match="KEY=VALUE"):
+        nomul_artifact.parse("ternary<group=128")
 
 
 def test_roofline_has_a_point_for_each_row(result: Any) -> None:

@@ -46,16 +46,13 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Any:
     fixed = limits.Limits(1, gflops=100, read_gbs=30, int8_gops=400, lookup_gbs=0, lookup2_gbs=0)
 
     def run(entry: models.Entry) -> Any:
-        return model_recipes.run_entry(entry, RECIPES, [1], 0.01, folder / "artifacts")
+        return model_recipes.run_entry(entry, RECIPES, [1], 0.01, folder / "encoded")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "measure", lambda threads: fixed)
         measured = models.measure_all([entry], run, model_recipes.line, [1])
-    assert sorted(path.name for path in (folder / "artifacts").glob("*.so")) == [
-        "small-f32.so",
-        "small-int8.so",
-        "small-ternary2.so",
-    ]
+    kept = sorted(path.name for path in (folder / "encoded").glob("*.nir"))
+    assert kept == ["small-f32.nir", "small-int8.nir", "small-ternary2.nir"]
     return measured
 
 
