@@ -73,6 +73,7 @@ class NmModel(Structure):
         ("step_count", c_uint32),
         ("weights_external", c_uint32),
         ("weights_size", c_uint64),
+        ("weights", c_void_p),
         ("run", CFUNCTYPE(Status, POINTER(NmEnv), _Tensors, _Tensors)),
         ("bind", CFUNCTYPE(Status, _Tensors, _Sizes)),
         ("input_shape", CFUNCTYPE(Status, _Sizes, c_uint32, _Sizes)),

@@ -13,6 +13,7 @@ from typing import Any
 
 from nomul.runtime import abi
 from nomul.runtime.errors import RuntimeFault
+from nomul.runtime.huge_pages import HugeCopy
 from nomul.runtime.trailer import read_facts
 
 _ELF_MACHINES = {62: ("x86_64", "amd64"), 183: ("aarch64", "arm64"), 40: ("armv7l", "armv8l"), 243: ("riscv64",)}
@@ -20,11 +21,13 @@ _MACHO_MACHINES = {0x01000007: ("x86_64",), 0x0100000C: ("arm64", "aarch64")}
 
 
 class Library:
-    """An open artifact. model: its interface; facts: the JSON of its trailer; weights: its mapped weights file, if any.
+    """An open artifact. model: its interface; facts: the JSON of its trailer; weights: what runs read in place of
+    embedded ones, its mapped weights file or a copy in huge pages.
 
-    Raises RuntimeFault: NM601..NM603 (see trailer), NM604 (another machine), NM605 (not loadable), NM607 (weights)."""
+    Raises RuntimeFault: NM601..NM603 (see trailer), NM604 (another machine), NM605 (not loadable), NM607 (weights),
+    NM608 (huge pages)."""
 
-    def __init__(self, path: Path, weights: Path | None, verify: bool) -> None:
+    def __init__(self, path: Path, weights: Path | None, verify: bool, huge_pages: bool = False) -> None:
         self.facts = read_facts(path, verify)
         _check_machine(path, self.facts)
         try:
@@ -34,8 +37,11 @@ class Library:
             raise RuntimeFault("NM605", f"the system cannot load {path}: {error}") from error
         self.weights = c_void_p()
         self.weights_size = c_size_t()
+        self._copy: HugeCopy | None = None
         if self.model.weights_external:
             self._map(weights or Path(f"{path}.weights"), verify)
+        if huge_pages:
+            self._copy = self._copied()
 
     def _map(self, path: Path, verify: bool) -> None:
         status = self.model.map_weights(os.fsencode(path), byref(self.weights), byref(self.weights_size))
@@ -47,13 +53,28 @@ class Library:
             self.close()
             raise RuntimeFault("NM607", message, "it is written beside the library; keep the two together")
 
+    def _copied(self) -> HugeCopy:
+        """The weights in huge pages, from now on those of all runs."""
+        try:
+            copy = HugeCopy(self.weights.value or self.model.weights, self.model.weights_size)
+        except RuntimeFault:
+            self.close()
+            raise
+        self._unmap()
+        self.weights, self.weights_size = c_void_p(copy.address), c_size_t(self.model.weights_size)
+        return copy
+
+    def _unmap(self) -> None:
+        if self.weights and self._copy is None:
+            self.model.unmap_weights(self.weights, self.weights_size)
+        self.weights = c_void_p()
+
     def close(self) -> None:
         """Unmaps and unloads; harmless if done twice. No run may be under way and no pool may be left."""
         if self._handle is None:
             return
-        if self.weights:
-            self.model.unmap_weights(self.weights, self.weights_size)
-            self.weights = c_void_p()
+        self._unmap()
+        self._copy = None
         handle, self._handle, self.model = self._handle, None, None
         dlclose(handle._handle)
 

@@ -25,14 +25,15 @@ PathLike = str | os.PathLike[str]
 _DTYPE_CODES = {name: code for code, name in abi.DTYPES.items()}
 
 
-def load(path: PathLike, *, weights: PathLike | None = None, verify: bool = True) -> Artifact:
+def load(path: PathLike, *, weights: PathLike | None = None, verify: bool = True, huge_pages: bool = False) -> Artifact:
     """Opens a compiled model: a library, or the bundle that holds it.
 
-    weights: the weights file, where it is not `<library>.weights`; verify: check all bytes.
+    weights: the weights file, where it is not `<library>.weights`; verify: check all bytes.  huge_pages (Linux): read
+    weights from a private copy in huge pages, which is quicker where they do not fit the caches and costs their size.
 
     Raises RuntimeFault for a file that is missing, damaged, for another machine, or no artifact."""
     library = library_at(Path(path))
-    return Artifact(Library(library, Path(weights) if weights is not None else None, verify), library)
+    return Artifact(Library(library, Path(weights) if weights is not None else None, verify, huge_pages), library)
 
 
 class Artifact:

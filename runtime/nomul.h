@@ -110,7 +110,8 @@ typedef struct {
   uint32_t level; /* 0: the best level of this CPU; n: levels[n - 1] */
   void *scratch;
   size_t scratch_size;
-  const void *weights; /* contents of the weights file, in any memory; unused where weights are embedded */
+  const void *weights; /* contents of the weights file in any memory; embedded ones need it not, but a copy of
+                          nm_model.weights may be read faster (in huge pages, say) */
   size_t weights_size;
   nm_pool *pool;                                 /* NULL: run on the calling thread only */
   void (*after_step)(void *user, uint32_t step); /* NULL, or called by the calling thread after each step */
@@ -128,6 +129,7 @@ typedef struct {
   uint32_t input_count, output_count, dim_count, level_count, step_count;
   uint32_t weights_external; /* 1: nm_env.weights is needed */
   uint64_t weights_size;     /* bytes that nm_env.weights needs, or that are embedded */
+  const void *weights;       /* the embedded ones, or NULL */
 
   /* Checks everything, then computes the outputs. */
   nm_status (*run)(const nm_env *env, const nm_tensor *inputs, const nm_tensor *outputs);

@@ -146,7 +146,6 @@ NM_HIDDEN nm_status nm_step(const nm_run *run, uint32_t index, nm_call call, voi
 typedef struct {
   nm_model model;
   nm_weights_header weights_header; /* what the header of the weights must be */
-  const uint8_t *weights;           /* the embedded weights image, or NULL */
   const void *const *kernels;       /* one kernel table per level */
   const uint64_t *features;         /* one feature set per level */
 

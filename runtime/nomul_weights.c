@@ -6,10 +6,9 @@
 
 nm_status nm_find_weights(const nm_env *env, const uint8_t **payload) {
   const nm_program *program = &nm_the_program;
-  const uint8_t *image = program->weights;
-  if (program->model.weights_external) {
-    image = env->weights;
-    if (!image) return NM_WEIGHTS_MISSING;
+  const uint8_t *image = env->weights ? env->weights : program->model.weights;
+  if (!image) return NM_WEIGHTS_MISSING;
+  if (image != program->model.weights) {
     if ((uintptr_t)image % NM_ALIGNMENT) return NM_WEIGHTS_MISALIGNED;
     if (env->weights_size < program->model.weights_size) return NM_WEIGHTS_SHORT;
     if (memcmp(image, &program->weights_header, sizeof program->weights_header) != 0) return NM_WEIGHTS_WRONG;

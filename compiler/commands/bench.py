@@ -19,6 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="how long to measure (default 2)")
     parser.add_argument("--steps", action="store_true", help="show the time of every step")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--huge-pages", action="store_true", help="copy the weights into huge pages first (Linux)")
     add_dim_sizes(parser)
     add_run_options(parser)
 
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nomul.sample import artifact_fits, artifact_specs, pick_dims, sample_inputs
     from nomul.timing import measure
 
-    artifact = load(arguments.artifact)
+    artifact = load(arguments.artifact, huge_pages=arguments.huge_pages)
     artifact.force_level(arguments.level)
     dims = pick_dims(artifact.dims, dict(arguments.dim), artifact_fits(artifact))
     values = sample_inputs(artifact_specs(artifact), dims)

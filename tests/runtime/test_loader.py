@@ -20,6 +20,7 @@ from nomul.backends.zig import compile_source
 from nomul.ir.dim import Dim
 from nomul.ir.types import DType
 from nomul.runtime.errors import RuntimeFault
+from nomul.runtime.huge_pages import HugeCopy
 from nomul.runtime.loader import Artifact, load
 
 
@@ -299,6 +300,22 @@ def test_external_weights(external_library: Path, tmp_path: Path) -> None:
     moved.write_bytes(Path(f"{external_library}.weights").read_bytes())
     with load(external_library, weights=moved) as artifact:
         np.testing.assert_array_equal(artifact(x, y)[0], toy_reference(x, y))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are Linux's")
+@pytest.mark.parametrize("which", ["toy_library", "external_library"])
+def test_weights_in_huge_pages(which: str, request: pytest.FixtureRequest) -> None:
+    x, y = toy_inputs()
+    with load(request.getfixturevalue(which), huge_pages=True) as artifact:
+        assert artifact._library.weights.value % 2**21 == 0
+        np.testing.assert_array_equal(artifact(x, y, threads=2)[0], toy_reference(x, y))
+
+
+def test_no_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "freebsd14")
+    with pytest.raises(RuntimeFault, match="on Linux only") as error:
+        HugeCopy(0, 10)
+    assert error.value.code == "NM608"
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,19 @@ def test_external_weights(
         assert call.status()[0] == CODES["NM_WEIGHTS_MISALIGNED"]
 
 
+def test_copies_of_embedded_weights(direct: Direct) -> None:
+    call, size = Call(direct), direct.model.weights_size
+    call.env.weights, call.env.weights_size = direct.memory(size), size
+    ctypes.memmove(call.env.weights, direct.model.weights, size)
+    assert call.status()[0] == CODES["NM_OK"]
+    np.testing.assert_array_equal(call.z, toy_reference(call.x, call.y))
+    assert direct.model.check_weights(byref(call.env)) == 0
+    ctypes.memset(call.env.weights, 1, 1)
+    assert call.status()[0] == CODES["NM_WEIGHTS_WRONG"]
+    call.env.weights_size -= 1
+    assert call.status()[0] == CODES["NM_WEIGHTS_SHORT"]
+
+
 def test_check_weights_reads_all_of_them(external: Direct, external_library: Path) -> None:
     data = Path(f"{external_library}.weights").read_bytes()
     assert hashlib.sha256(data[64:]).digest() == data[24:56]
