@@ -1,6 +1,6 @@
 """nn.quantised_linear with planes of few bits, without multiplications: look-ups in tables of sums of activations.
 
-A tile is 32 rows x 128 columns. For a block of rows a thread makes the tables once, then takes its columns in runs of
+A tile is 64 rows x 128 columns. For its rows a thread makes the tables once, then takes all its columns in runs of
 four tiles; inside, groups of K are the outer loop, so that their tables stay in the first-level cache for all columns
 of the run. One row alone streams the weights.
 """
@@ -15,27 +15,33 @@ from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
 from nomul.backends.kernels import encoded, linear
 from nomul.backends.layouts import lut32
-from nomul.backends.layouts.lut32 import BLOCKS, TILE, Order
+from nomul.backends.layouts.lut32 import TILE, Order
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir import dot
-from nomul.backends.tir.body import buffer_at, index, let, loop
+from nomul.backends.tir.body import buffer_at, either, index, let, loop
+from nomul.backends.tir.gemm import Rows
 from nomul.backends.tir.lookup import HEIGHT, LookupTile
+from nomul.backends.tir.lookup_bytes import USES as BYTE_USES
+from nomul.backends.tir.lookup_bytes import ByteTables, ByteTile, fits
 from nomul.backends.tir.lookup_groups import GroupSums, Run, RunScales
 from nomul.backends.tir.lookup_indices import USES as INDEX_USES
 from nomul.backends.tir.lookup_tables import BiasedRow, Sums, WordTables
+from nomul.backends.tir.lookup_word import has_word_tables
 from nomul.backends.tir.output import Output, Part, Place
 from nomul.backends.tir.row_source import TensorRows
 from nomul.backends.tir.scratch import Scratch
 from nomul.ir.dim import Dim, ceil_div
 from nomul.ir.graph import Node
-from nomul.ir.quantise import LEVELS
 from nomul.ir.types import DType
 
 Expr = Any
 RANK = 30
-USES = (*dot.USES, *INDEX_USES)
-MOST_ROWS = 32  # of a tile
+USES = tuple(dict.fromkeys((*dot.USES, *INDEX_USES, *BYTE_USES)))
+MOST_ROWS = 64  # of a tile
+FEW_TILES = 2  # of a run that few rows stream
+WORD_ROWS = 32  # whose tables of words are made at a time
+MOST_LEVELS = 42  # whose sums of three fit eight bits
 LEAST_COLUMNS = TILE // 2
 _THREAD_WORK = 32 * 1024  # bytes of weights worth a thread
 
@@ -48,8 +54,11 @@ def refusal(group: Group) -> str | None:
     assert group.anchor is not None
     w = group.anchor.args[2]
     assert w is not None
-    if lut32.columns_of(w.type.encoding) != lut32.FOURS:
-        return "weights are not packed as three of four"
+    columns = lut32.columns_of(w.type.encoding)
+    if columns is None or columns == lut32.FIVES:
+        return "weights are not planes of trits of their own"
+    if columns == lut32.TRIPLES and group.anchor.attrs["levels"] > MOST_LEVELS:
+        return f"dot products are quicker than sums of three that do not fit eight bits (levels above {MOST_LEVELS})"
     if int(w.shape[0]) < LEAST_COLUMNS:
         return f"less than {LEAST_COLUMNS} rows of weights"
     if linear.row_view(group.anchor.args[0]) is None:
@@ -70,7 +79,7 @@ def look_up(group: Group, target: Target) -> Built:
     return Built(
         frame.function,
         tiles=ceil_div(made.source.count, made.rows) * made.column_tiles,
-        grain=max(1, _THREAD_WORK // (order.block_bytes * BLOCKS)),
+        grain=max(1, _THREAD_WORK // (order.tile_bytes)),
         scratch=Dim.of(made.scratch.bytes),
         layouts={position: "lut32"},
         inplace=linear.inplace_operands(group),
@@ -89,17 +98,30 @@ class _Lookup:
         self.scratch = Scratch(frame)
         self.source = TensorRows(frame, q, view.stride)
         self.rows = int(min(MOST_ROWS, self.source.count.bounds(frame.group.ranges)[1]))
-        self.column_tiles = order.blocks // BLOCKS
-        self.groups = GroupSums(frame, order, self.rows, LEVELS, self.scratch)
+        self.column_tiles = order.tiles
+        levels = int(anchor.attrs["levels"])
+        self.step = self.rows if fits(frame.target, order, levels) else min(self.rows, WORD_ROWS)
+        self.groups = GroupSums(frame, order, self.step, levels, self.scratch)
         encoding: Any = w.type.encoding
         data, entries = frame.pointers[w]
         self.scales = RunScales(frame, order, DType(encoding.scales), data, self.scratch)
-        biased = BiasedRow(order, self.scratch)
-        self.biased = biased
-        self.sums = Sums(frame.target, order, biased, buffer_at("entries", "int32", entries))
-        self.tables = WordTables(frame.target, order, self.rows, self.scratch)
-        self.look_up = LookupTile(frame.target, order, buffer_at("words", "uint16", data), self.tables)
+        self.few, self.many = self._forms(levels, data, buffer_at("entries", "int32", entries))
+        self.groups.use(self.few, self.many, self.scratch)
         self.output = Output(frame, anchor, bias, frame.target.vector_bytes // 4, Dim.of(order.rows), TILE)
+
+    def _forms(self, levels: int, data: Expr, entries: Expr) -> tuple[LookupTile, LookupTile | ByteTile | None]:
+        """What multiplies few rows, and what multiplies more, where that is another."""
+        target, order = self.frame.target, self.order
+        row = BiasedRow(order, self.scratch)
+        sums = Sums(target, order, row, entries)
+        has_many, has_bytes = has_word_tables(target) and self.rows >= HEIGHT, fits(target, order, levels)
+        few_rows = min(self.rows, HEIGHT - 1) if has_many and has_bytes else self.step
+        tables = WordTables(target, order, few_rows, self.scratch)
+        few = LookupTile(target, order, buffer_at("words", "uint16", data), tables, row, sums)
+        if not (has_many and has_bytes):
+            return few, few if has_many else None
+        pairs, byte_tables = buffer_at("pairs", "int32", data), ByteTables(order, self.step, self.scratch)
+        return few, ByteTile(order, pairs, byte_tables, row, sums)
 
     def emit(self) -> None:
         """All tiles, block of rows by block of rows."""
@@ -109,27 +131,44 @@ class _Lookup:
             start = let("start", number * tiles)
             begin = let("begin", tirx.max(self.frame.begin - start, index(0)))
             left = let("left", tirx.min(end - start, index(tiles)) - begin)
-            first = let("first", number * self.rows)
-            rows = let("rows", tirx.min(index(self.rows), self.frame.size(self.source.count) - first))
-            self._prepare(first, rows)
-            run = let("run", tirx.Select(rows < HEIGHT, index(1), index(self.groups.tiles)))
-            with loop("run", tirx.truncdiv(left + run - 1, run)) as run_number:
-                tile = let("tile", begin + run_number * run)
-                self._run(first, rows, tile, let("tiles", tirx.min(run, begin + left - tile)))
+            block = let("block_rows", number * self.rows)
+            all_rows = let("rows", tirx.min(index(self.rows), self.frame.size(self.source.count) - block))
+            with loop("part", tirx.truncdiv(all_rows + (self.step - 1), index(self.step))) as part:
+                first = let("first", block + part * self.step)
+                rows = let("rows", tirx.min(index(self.step), all_rows - part * self.step))
+                self._prepare(first, rows)
+                self._columns(first, rows, begin, left)
+
+    def _columns(self, first: Expr, rows: Expr, begin: Expr, count: Expr) -> None:
+        """So many tiles from `begin` on, in runs."""
+        run = let("run", tirx.Select(rows < HEIGHT, index(min(FEW_TILES, self.groups.tiles)), index(self.groups.tiles)))
+        with loop("run", tirx.truncdiv(count + run - 1, run)) as number:
+            tile = let("tile", begin + number * run)
+            self._run(first, rows, tile, let("tiles", tirx.min(run, begin + count - tile)))
 
     def _prepare(self, first: Expr, rows: Expr) -> None:
         """Make the tables of a block of rows."""
         q = self.source.fetch(first, rows)
+        if self.many is None or self.many is self.few:
+            self._fill(self.few, q, rows)
+            return
+        with either(rows < HEIGHT) as (few, many):
+            with few:
+                self._fill(self.few, q, rows)
+            with many:
+                self._fill(self.many, q, rows)
+
+    @staticmethod
+    def _fill(form: LookupTile | ByteTile, q: Rows, rows: Expr) -> None:
         with loop("row", rows) as row:
-            self.biased.fill(q, row)
-            self.tables.fill(self.sums, row)
+            form.prepare(q, row)
 
     def _run(self, first: Expr, rows: Expr, tile: Expr, tiles: Expr) -> None:
         """A few neighbouring tiles of a block of rows."""
-        run = Run(rows, let("block", tile * BLOCKS), tiles)
+        run = Run(rows, tile, tiles)
         self.groups.clear(run)
         with loop("group", self.order.groups) as group:
-            self.groups.add(run, group, self.look_up, self.scales)
+            self.groups.add(run, group, self.scales)
         width = self.order.rows
 
         def place(row: Expr) -> Place:

@@ -1,15 +1,15 @@
 """Indices of five bits into tables of 32 sums of activations, for `backends/kernels/lookup.py`.
 
 An index stands for a few neighbouring columns of one plane of one row: four of ternary<pack=3of4>, three trits, or five
-bits of a bitplane. Rows are in blocks of 32. A block is a run of groups, and a group has
+bits of a bitplane. Rows are in tiles of 128. A tile is a run of groups, and a group has
 for each plane a record
 
-    |word 0: 32 rows x 16 bits|word 1|...|scales: 32 rows|
+    |word 0: 128 rows x 16 bits|word 1|...|scales: 128 rows|
 
 with three indices to a word, the first in the lowest bits. Bit 15 is free: those of five words are a sixteenth index,
 its highest bit in the first word. So 16 indices take five words, and the r < 16 at the end of a group ceil(r / 3).
-Words are in the order of rows 0, 16, 1, 17, ...: even and odd ones, taken apart, are rows in order.
-Behind the planes of a group stand the offsets of a bitplane, 32 rows. All blocks are padded to a multiple of 128 rows.
+The words of each 32 rows are in the order of rows 0, 16, 1, 17, ...: even and odd ones, taken apart, are rows in order.
+Behind the planes of a group stand the offsets of a bitplane. So a tile is one run of bytes; the last one is padded.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ TILE = ROWS * BLOCKS
 WORDS = 5  # of a unit
 INDICES = 16  # of a unit
 ENTRIES = 32  # of a table
+HALF = ENTRIES // 2
+_MIDDLE = 13  # the number of three zero trits among 27
 FOURS, TRIPLES, FIVES = 4, 3, 5  # columns of an index, by what the indices are
 
 
@@ -74,30 +76,32 @@ class Order:
 
     @property
     def record_bytes(self) -> int:
-        return ROWS * (2 * self.words + self.scale_bytes)
+        return TILE * (2 * self.words + self.scale_bytes)
 
     @property
     def group_bytes(self) -> int:
-        return self.planes * self.record_bytes + (ROWS * self.scale_bytes if self.offset else 0)
+        return self.planes * self.record_bytes + (TILE * self.scale_bytes if self.offset else 0)
 
     @property
-    def block_bytes(self) -> int:
+    def tile_bytes(self) -> int:
         return self.groups * self.group_bytes
 
     @property
-    def blocks(self) -> int:
-        return -(-self.rows // TILE) * BLOCKS
+    def tiles(self) -> int:
+        return -(-self.rows // TILE)
 
 
 def entries(columns: int) -> np.ndarray:
-    """What an index means: i8 [32, columns], the weights of its columns."""
+    """What an index means: i8 [32, columns], the weights of its columns; of trits, index + 16 is the negative."""
     number = np.arange(ENTRIES)
     if columns == FOURS:
         return three_of_four.TRITS
     if columns == FIVES:
         return (number[:, None] >> np.arange(FIVES) & 1).astype(np.int8)
-    digits = number[:, None] // 3 ** np.arange(TRIPLES) % 3 - 1
-    return np.where(number[:, None] < 27, digits, 0).astype(np.int8)
+    size = number % HALF
+    trits = (size[:, None] + _MIDDLE) // 3 ** np.arange(TRIPLES) % 3 - 1
+    signed = np.where(number[:, None] < HALF, trits, -trits)
+    return np.where(size[:, None] <= _MIDDLE, signed, 0).astype(np.int8)
 
 
 def columns_of(encoding: Encoding | None) -> int | None:
@@ -120,17 +124,17 @@ def order_of(encoding: Encoding, shape: tuple[int, ...]) -> Order:
 
 
 def pack_encoded(weights: EncodedArray) -> dict[str, np.ndarray]:
-    """`data`, the bytes of all blocks, and `entries` i8 [ceil(columns / 4), 32, 4], zero behind the last column."""
+    """`data`, the bytes of all tiles, and `entries` i8 [ceil(columns / 4), 32, 4], zero behind the last column."""
     assert isinstance(weights.encoding, Ternary | Bitplane)
     order = order_of(weights.encoding, weights.shape)
     parts = weights.encoding.parts(weights.fields, weights.shape)
     words = _words(_indices(parts["bits" if order.offset else "trits"], order), order)
     scales = _padded(weights.fields["scale"].transpose(0, 2, 1), order)  # [rows, groups, planes]
-    halves = words.reshape(order.blocks, 2, ROWS // 2, *words.shape[1:]).swapaxes(1, 2).reshape(words.shape)
-    records = np.concatenate([_in_blocks(halves), _in_blocks(scales[..., None])], axis=-1)
-    packed = [records.reshape(order.blocks, order.groups, -1)]
+    halves = words.reshape(order.tiles * BLOCKS, 2, ROWS // 2, *words.shape[1:]).swapaxes(1, 2).reshape(words.shape)
+    records = np.concatenate([_in_tiles(halves), _in_tiles(scales[..., None])], axis=-1)
+    packed = [records.reshape(order.tiles, order.groups, -1)]
     if order.offset:
-        packed.append(_in_blocks(_padded(weights.fields["offset"], order)[..., None]))
+        packed.append(_in_tiles(_padded(weights.fields["offset"], order)[..., None]))
     return {"data": np.concatenate(packed, axis=-1).ravel(), "entries": _entry_bytes(order.columns)}
 
 
@@ -139,11 +143,11 @@ def _indices(codes: np.ndarray, order: Order) -> np.ndarray:
     codes = codes.reshape(*codes.shape[:2], order.groups, order.group_columns).transpose(1, 2, 0, 3)
     if order.columns == FOURS:
         return three_of_four.encode(codes)
-    base, least = (2, 0) if order.columns == FIVES else (3, -1)
     missing = order.indices * order.columns - order.group_columns
-    digits = np.pad((codes - np.int8(least)).astype(np.uint8), [(0, 0)] * 3 + [(0, missing)])
-    places = (base ** np.arange(order.columns)).astype(np.uint8)
-    return np.asarray(digits.reshape(*codes.shape[:3], order.indices, order.columns) @ places)
+    digits = np.pad(codes.astype(np.int8), [(0, 0)] * 3 + [(0, missing)])
+    places = ((2 if order.columns == FIVES else 3) ** np.arange(order.columns)).astype(np.int8)
+    numbers = digits.reshape(*codes.shape[:3], order.indices, order.columns) @ places
+    return np.asarray(abs(numbers) + HALF * (numbers < 0), np.uint8)
 
 
 def _words(indices: np.ndarray, order: Order) -> np.ndarray:
@@ -166,12 +170,12 @@ def _threes(indices: np.ndarray) -> np.ndarray:
 
 
 def _padded(array: np.ndarray, order: Order) -> np.ndarray:
-    return np.pad(array, [(0, order.blocks * ROWS - order.rows), *[(0, 0)] * (array.ndim - 1)])
+    return np.pad(array, [(0, order.tiles * TILE - order.rows), *[(0, 0)] * (array.ndim - 1)])
 
 
-def _in_blocks(array: np.ndarray) -> np.ndarray:
-    """u8 [blocks, ..., bytes] of [rows, ..., n]: for each of the n the elements of 32 rows."""
-    split = array.reshape(-1, ROWS, *array.shape[1:])
+def _in_tiles(array: np.ndarray) -> np.ndarray:
+    """u8 [tiles, ..., bytes] of [rows, ..., n]: for each of the n the elements of 128 rows."""
+    split = array.reshape(-1, TILE, *array.shape[1:])
     moved = np.ascontiguousarray(np.moveaxis(split, 1, -1))
     return moved.view(np.uint8).reshape(*moved.shape[:-2], -1)
 

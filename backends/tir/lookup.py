@@ -16,11 +16,12 @@ from typing import Any
 
 from tvm import tirx
 
-from nomul.backends.layouts.lut32 import ENTRIES, ROWS, TILE, Order
+from nomul.backends.layouts.lut32 import ENTRIES, INDICES, ROWS, TILE, Order
 from nomul.backends.target import Target
 from nomul.backends.tir.body import index, let, local, loop, store
+from nomul.backends.tir.gemm import Rows
 from nomul.backends.tir.lookup_indices import Chunk, IndexReader
-from nomul.backends.tir.lookup_tables import WordTables
+from nomul.backends.tir.lookup_tables import BiasedRow, Sums, WordTables
 from nomul.backends.tir.lookup_word import WordLookup, has_word_tables
 from nomul.backends.tir.vectors import lanes_at, load, spread, store_vector
 
@@ -32,10 +33,13 @@ Sink = Callable[[Expr, Expr, Expr], None]  # (row, column in the tile, int32 sum
 
 
 class LookupTile:
-    """Make it outside of loops: it owns the accumulators. data: the blocks, as uint16."""
+    """Make it outside of loops: it owns the accumulators. data: the tiles, as uint16."""
 
-    def __init__(self, target: Target, order: Order, data: Any, tables: WordTables) -> None:
+    dtype = "uint16"
+
+    def __init__(self, target: Target, order: Order, data: Any, tables: WordTables, row: BiasedRow, sums: Sums) -> None:
         self._order, self._tables, self._width = order, tables, target.vector_bytes
+        self._row, self._table_sums = row, sums
         self._look_up = WordLookup(target, tables.buffer)
         self.lanes = self._look_up.lanes
         self._count = min(_VECTORS, TILE // self.lanes)
@@ -43,18 +47,18 @@ class LookupTile:
         self._sums = local("word_sums", "int16", self._count * self.lanes * (HEIGHT if has_word_tables(target) else 1))
 
     # -- the two forms -----------------------------------------------------------------------------------------
-    def stream(self, row: Expr, block: Expr, chunk: Chunk, sink: Sink) -> None:
-        """One row times the columns of a tile, whose first block is `block`."""
-        table = let("tables", self._tables.place(row, chunk.first))
+    def stream(self, row: Expr, tile: Expr, chunk: Chunk, sink: Sink) -> None:
+        """One row times the columns of a tile."""
+        table = let("tables", self._tables.place(row, self._first(chunk)))
         with loop("part", TILE // (self._count * self.lanes)) as part:
-            bases = [let("base", base + chunk.words) for base in self._bases(block, part)]
+            bases = [let("base", base + chunk.words) for base in self._bases(tile, part)]
             self._clear(1)
             self._reader.each(bases, chunk, lambda number, vectors: self._add([table + number * ENTRIES], vectors))
             self._finish(1, row, part, sink)
 
-    def unpack(self, block: Expr, chunk: Chunk, panel: Any, start: Expr) -> None:
+    def unpack(self, tile: Expr, chunk: Chunk, panel: Any, start: Expr) -> None:
         """The indices of a tile as [index, 128] uint16 of `panel` from `start` on; for whole tiles side by side."""
-        bases = [let("base", base + chunk.words) for base in self._bases(block, index(0))]
+        bases = [let("base", base + chunk.words) for base in self._bases(tile, index(0))]
 
         def write(number: Expr, vectors: list[Expr]) -> None:
             place = let("unpacked", start + number * TILE)
@@ -63,27 +67,35 @@ class LookupTile:
 
         self._reader.each(bases, chunk, write)
 
-    def multiply(self, height: int, row: Expr, panel: Any, start: Expr, chunk: Chunk, count: Expr, sink: Sink) -> None:
-        """`height` rows times the columns of a tile, of which `count` indices are unpacked."""
-        tables = [let("tables", self._tables.place(row + r, chunk.first)) for r in range(height)]
+    def multiply(self, height: int, row: Expr, panel: Any, start: Expr, chunk: Chunk, sink: Sink) -> None:
+        """`height` rows times the columns of a tile whose indices are unpacked."""
+        first = self._first(chunk)
+        tables = [let("tables", self._tables.place(row + r, first)) for r in range(height)]
         self._clear(height)
-        with loop("index", count) as number:
+        with loop("index", chunk.units * INDICES + chunk.tail) as number:
             place = let("unpacked", start + number * TILE)
             vectors = [let("indices", load(panel, place + v * self.lanes, self.lanes)) for v in range(self._count)]
             self._add([table + number * ENTRIES for table in tables], vectors)
         self._finish(height, row, index(0), sink)
 
+    def panel_size(self, units: int, tail: int) -> int:
+        """Elements that the unpacked indices of a tile take."""
+        return (units * INDICES + tail) * TILE
+
+    def prepare(self, rows: Rows, row: Expr) -> None:
+        """Make the tables of a row."""
+        self._row.fill(rows, row)
+        self._tables.fill(self._table_sums, row)
+
     # -- parts -------------------------------------------------------------------------------------------------
-    def _bases(self, block: Expr, part: Expr) -> list[Expr]:
+    def _first(self, chunk: Chunk) -> Expr:
+        """The number of a chunk's first index among all of a row."""
+        return let("first", chunk.group * self._order.indices + chunk.unit * INDICES)
+
+    def _bases(self, tile: Expr, part: Expr) -> list[Expr]:
         """Where the words of vectors begin in `data`."""
-        each = ROWS // self.lanes  # vectors of a block
-        places = []
-        for v in range(self._count):
-            vector = let("vector", part * self._count + v)
-            inside = tirx.bitwise_and(vector, index(each - 1))
-            of = block + tirx.shift_right(vector, index(each.bit_length() - 1))
-            places.append(of * (self._order.block_bytes // 2) + inside * self.lanes)
-        return places
+        first = tile * (self._order.tile_bytes // 2) + part * (self._count * self.lanes)
+        return [first + v * self.lanes for v in range(self._count)]
 
     def _add(self, tables: list[Expr], vectors: list[Expr]) -> None:
         """Look up one index and add, for each row."""

@@ -13,18 +13,18 @@ from tvm import tirx
 
 from nomul.backends.expressions import fma
 from nomul.backends.frame import KernelFrame
-from nomul.backends.layouts.lut32 import BLOCKS, INDICES, ROWS, TILE, WORDS, Order, entries
+from nomul.backends.layouts.lut32 import INDICES, TILE, WORDS, Order, entries
 from nomul.backends.storage import from_storage, storage_type
 from nomul.backends.tir.body import buffer_at, either, index, let, loop
 from nomul.backends.tir.lookup import HEIGHT, LookupTile, Sink
+from nomul.backends.tir.lookup_bytes import ByteTile
 from nomul.backends.tir.lookup_indices import Chunk
-from nomul.backends.tir.lookup_word import has_word_tables
 from nomul.backends.tir.scratch import Region, Scratch
-from nomul.backends.tir.vectors import load, spread, store_vector
+from nomul.backends.tir.vectors import load, prefetch, spread, store_vector
 from nomul.ir.types import DType
 
 Expr = Any
-_AHEAD = 512  # words: how far ahead of their use weights are prefetched that one row reads
+_AHEAD = 2816  # words: how far ahead of their use weights are prefetched that one row reads
 _WORD_LIMIT = 2**15 - 1
 _PANEL = 48 * 1024  # bytes of unpacked indices: with the tables of a few rows they fit the second-level cache with ease
 _MOST_TILES = 4
@@ -33,10 +33,10 @@ _Store = Callable[[Expr, Expr, Expr], None]  # (place among the sums of a run, c
 
 @dataclass(frozen=True)
 class Run:
-    """Tiles side by side. rows: how many.  block: the first tile's first block.  tiles: how many."""
+    """Tiles side by side. rows: how many.  first: number of the first tile.  tiles: how many."""
 
     rows: Expr
-    block: Expr
+    first: Expr
     tiles: Expr
 
 
@@ -50,14 +50,15 @@ class RunScales:
         self._lanes = frame.target.vector_bytes // 4
 
     def fill(self, run: Run, offset: Expr) -> None:
-        """offset: of the scales in a block, in bytes."""
+        """offset: of the scales in a tile, in bytes."""
         size = self._order.scale_bytes
-        with loop("scale_block", run.tiles * BLOCKS) as number:
-            first = let("first", tirx.truncdiv((run.block + number) * self._order.block_bytes + offset, index(size)))
-            with loop("vector", ROWS // self._lanes) as vector:
+        with loop("scale_tile", run.tiles) as number:
+            first = let("first", tirx.truncdiv((run.first + number) * self._order.tile_bytes + offset, index(size)))
+            with loop("vector", TILE // self._lanes) as vector:
                 raw = let("raw", load(self._stored, first + vector * self._lanes, self._lanes))
+                prefetch(self._stored, first + vector * self._lanes + self._order.group_bytes // size, 1)
                 scale = from_storage(raw, self._dtype, self._frame.target)
-                place = number * ROWS + vector * self._lanes + self._region.start
+                place = number * TILE + vector * self._lanes + self._region.start
                 store_vector(self._region.buffer, place, scale)
 
     def load(self, column: Expr, lanes: int) -> Expr:
@@ -76,14 +77,18 @@ class GroupSums:
         limit = _WORD_LIMIT // (levels * int(abs(entries(order.columns)).sum(axis=1).max()))
         self._units = limit // INDICES  # of a chunk
         is_whole = order.indices <= limit
-        most = order.indices if is_whole else self._units * INDICES
-        self.tiles = max(1, min(_MOST_TILES, _PANEL // (most * TILE * 2)))
-        self._stride = most * TILE  # of the unpacked indices of a tile
+        self._most = (order.units, order.tail) if is_whole else (self._units, 0)
+        size = (self._most[0] * INDICES + self._most[1]) * TILE * 2
+        self.tiles = max(1, min(_MOST_TILES, _PANEL // size))
         self._sums = scratch.region("float32", self.tiles * rows * TILE)
         self._wide = None if is_whole else scratch.region("int32", self.tiles * rows * TILE)
-        self._panel: Region | None = None
-        if has_word_tables(frame.target) and rows >= HEIGHT:
-            self._panel = scratch.region("uint16", self.tiles * self._stride)
+
+    def use(self, few: LookupTile, many: LookupTile | ByteTile | None, scratch: Scratch) -> None:
+        """few: for less than `HEIGHT` rows, or for any number.  many: for more."""
+        self._few, self._many = few, many
+        if many is not None:
+            self._stride = many.panel_size(*self._most)
+            self._panel = scratch.region(many.dtype, self.tiles * self._stride)
 
     def first(self, tile: Expr) -> Expr:
         """Where the sums of a tile begin."""
@@ -92,16 +97,16 @@ class GroupSums:
     def clear(self, run: Run) -> None:
         self._fill(run, self._sums, "float32")
 
-    def add(self, run: Run, group: Expr, look_up: LookupTile, scales: RunScales) -> None:
+    def add(self, run: Run, group: Expr, scales: RunScales) -> None:
         """All planes of one group."""
         order = self._order
         start = let("group_start", group * order.group_bytes)
         for plane in range(order.planes):
             offset = let("record", start + plane * order.record_bytes)
-            scales.fill(run, offset + ROWS * 2 * order.words)
+            scales.fill(run, offset + TILE * 2 * order.words)
             words = let("words", tirx.shift_right(offset, index(1)))
-            chunk = Chunk(words, group * order.indices, order.units, order.tail, order.group_bytes // 2)
-            self._plane(run, chunk, look_up, scales)
+            chunk = Chunk(words, group, index(0), order.units, order.tail, order.group_bytes // 2)
+            self._plane(run, chunk, scales)
 
     def add_terms(self, run: Run, scales: RunScales, terms: Callable[[Expr], Expr]) -> None:
         """A number of each row, f32, times the scales."""
@@ -110,7 +115,7 @@ class GroupSums:
             value = spread(terms(row), self._lanes)
             store_vector(self._sums.buffer, place, fma(value, scales.load(column, self._lanes), total))
 
-    def _plane(self, run: Run, whole: Chunk, look_up: LookupTile, scales: RunScales) -> None:
+    def _plane(self, run: Run, whole: Chunk, scales: RunScales) -> None:
         def scaled(place: Expr, column: Expr, sums: Expr) -> None:
             lanes = int(sums.ty.dtype.lanes)
             value = let("value", tirx.Cast(f"float32x{lanes}", sums))
@@ -118,7 +123,7 @@ class GroupSums:
             store_vector(self._sums.buffer, place, fma(value, scales.load(column, lanes), total))
 
         if self._wide is None:
-            self._chunk(run, whole, look_up, scaled)
+            self._chunk(run, whole, scaled)
             return
         wide = self._wide
 
@@ -129,43 +134,45 @@ class GroupSums:
         self._fill(run, wide, "int32")
         chunks, units = self._order.units // self._units, self._order.units % self._units
         with loop("chunk", chunks) as number:
-            self._chunk(run, self._part(whole, number * self._units, self._units, 0), look_up, added)
+            self._chunk(run, self._part(whole, number * self._units, self._units, 0), added)
         if units or self._order.tail:
-            self._chunk(run, self._part(whole, chunks * self._units, units, whole.tail), look_up, added)
+            self._chunk(run, self._part(whole, chunks * self._units, units, whole.tail), added)
         with self._vectors(run) as (place, column, _):
             scaled(place, column, let("sums", load(wide.buffer, place + wide.start, self._lanes)))
 
     @staticmethod
     def _part(whole: Chunk, unit: Expr | int, units: int, tail: int) -> Chunk:
-        words, first = whole.words + unit * (WORDS * ROWS), whole.first + unit * INDICES
-        words, first = let("words", words), let("first", first)
-        return Chunk(words, first, units, tail, units * WORDS * ROWS)
+        words = let("words", whole.words + unit * (WORDS * TILE))
+        return Chunk(words, whole.group, let("first_unit", index(unit)), units, tail, units * WORDS * TILE)
 
-    def _chunk(self, run: Run, chunk: Chunk, look_up: LookupTile, sink: _Store) -> None:
-        if self._panel is None:
-            self._stream(run, chunk, look_up, sink)
+    def _chunk(self, run: Run, chunk: Chunk, sink: _Store) -> None:
+        if self._many is None:
+            self._stream(run, replace(chunk, ahead=_AHEAD), sink)
             return
         with either(run.rows < HEIGHT) as (few, many):
             with few:
-                self._stream(run, replace(chunk, ahead=_AHEAD), look_up, sink)
+                self._stream(run, replace(chunk, ahead=_AHEAD), sink)
             with many:
-                self._multiply(run, chunk, look_up, sink, self._panel)
+                self._multiply(run, chunk, sink, self._many)
 
-    def _stream(self, run: Run, chunk: Chunk, look_up: LookupTile, sink: _Store) -> None:
+    def _stream(self, run: Run, chunk: Chunk, sink: _Store) -> None:
         with loop("tile", run.tiles) as tile, loop("row", run.rows) as row:
-            look_up.stream(row, let("tile_block", run.block + tile * BLOCKS), chunk, self._into(tile, sink))
+            self._few.stream(row, run.first + tile, chunk, self._into(tile, sink))
 
-    def _multiply(self, run: Run, chunk: Chunk, look_up: LookupTile, sink: _Store, panel: Region) -> None:
+    def _multiply(self, run: Run, chunk: Chunk, sink: _Store, form: LookupTile | ByteTile) -> None:
+        buffer = self._panel.buffer
+
+        def panel(tile: Expr) -> Expr:
+            return let("panel", tile * self._stride + self._panel.start)
+
         with loop("tile", run.tiles) as tile:
-            start = let("panel", tile * self._stride + panel.start)
-            look_up.unpack(let("tile_block", run.block + tile * BLOCKS), chunk, panel.buffer, start)
-        count = chunk.units * INDICES + chunk.tail
+            form.unpack(run.first + tile, chunk, buffer, panel(tile))
         done: Expr = index(0)
         for height in (HEIGHT, 1):
             steps = let("steps", tirx.truncdiv(run.rows - done, index(height)))
             with loop("rows", steps) as step, loop("tile", run.tiles) as tile:
-                row, start = let("row", done + step * height), let("panel", tile * self._stride + panel.start)
-                look_up.multiply(height, row, panel.buffer, start, chunk, count, self._into(tile, sink))
+                row = let("row", done + step * height)
+                form.multiply(height, row, buffer, panel(tile), chunk, self._into(tile, sink))
             done = let("done", done + steps * height)
 
     def _into(self, tile: Expr, sink: _Store) -> Sink:

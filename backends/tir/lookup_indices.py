@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm import tirx
 
-from nomul.backends.layouts.lut32 import INDICES, ROWS, WORDS
+from nomul.backends.layouts.lut32 import INDICES, TILE, WORDS
 from nomul.backends.tir.body import let, local, loop, store
 from nomul.backends.tir.vectors import lanes_at, load, prefetch, spread
 
@@ -23,19 +23,20 @@ Use = Callable[[Expr, list[Expr]], None]
 
 @dataclass(frozen=True)
 class Chunk:
-    """Indices of one record. words: offset of their first word in its block (words).  first: number of the first index
-    among all of a row.  units: how many whole units.  tail: indices behind them, without free bits.
+    """Indices of one record. words: offset of their first word in its tile (words).  group, unit: where they begin.
+    units: how many whole units.  tail: indices behind them, without free bits.
     ahead: how far ahead of their use words are fetched into the cache (words)."""
 
     words: Expr
-    first: Expr
+    group: Expr
+    unit: Expr
     units: Expr | int
     tail: int
     ahead: int
 
 
 class IndexReader:
-    """Make it outside of loops. data: blocks as uint16.  count: vectors that are read side by side."""
+    """Make it outside of loops. data: tiles as uint16.  count: vectors that are read side by side."""
 
     def __init__(self, data: Any, lanes: int, count: int) -> None:
         self._data, self._lanes, self.count = data, lanes, count
@@ -44,11 +45,11 @@ class IndexReader:
     def each(self, bases: list[Expr], chunk: Chunk, use: Use) -> None:
         """All indices of a chunk. bases: where the words of the vectors begin."""
         with loop("unit", chunk.units) as unit:
-            places = [let("unit_words", base + unit * (WORDS * ROWS)) for base in bases]
+            places = [let("unit_words", base + unit * (WORDS * TILE)) for base in bases]
             self._unit(places, chunk.ahead, lambda number, vectors: use(unit * INDICES + number, vectors))
         for number in range(chunk.tail):
             if number % 3 == 0:
-                places = [base + chunk.units * (WORDS * ROWS) for base in bases]
+                places = [base + chunk.units * (WORDS * TILE) for base in bases]
                 vectors = self._words(places, number // 3, chunk.ahead)
             use(chunk.units * INDICES + number, self._shifted(vectors, number % 3))
 
@@ -57,7 +58,7 @@ class IndexReader:
         for v in range(self.count):
             store(self._spare, self._lanes_of(v), self._constant(0))
         with loop("word", WORDS) as word:
-            vectors = self._words([place + word * ROWS for place in places], 0, ahead)
+            vectors = self._words([place + word * TILE for place in places], 0, ahead)
             for v, vector in enumerate(vectors):
                 before = tirx.BufferLoad(self._spare, [self._lanes_of(v)])
                 joined = tirx.call_llvm_pure_intrin(
@@ -71,8 +72,8 @@ class IndexReader:
 
     def _words(self, places: list[Expr], word: int, ahead: int) -> list[Expr]:
         for place in places:
-            prefetch(self._data, place + word * ROWS + ahead, self._lanes)
-        return [let("words", load(self._data, place + word * ROWS, self._lanes)) for place in places]
+            prefetch(self._data, place + word * TILE + ahead, self._lanes)
+        return [let("words", load(self._data, place + word * TILE, self._lanes)) for place in places]
 
     def _shifted(self, vectors: list[Expr], position: int) -> list[Expr]:
         if not position:
