@@ -29,6 +29,7 @@ from nomul.passes.layers import Layer, layers_of
 
 EncodeProgress = Callable[[str, float], None]
 LEAST_RANGE = 1e-6  # of inputs, where calibration saw nothing but zeros
+FEW_BITS = 6  # of weights, below which convolutions without calibration data lose most of what they do
 RUNNING = 0.5  # share of the progress that runs of the model take, where there are any
 
 
@@ -114,6 +115,9 @@ class Encode(Pass):
             report.fire(str(plan.encoding))
         if self.recipe.correct_means and self.batches:
             report.note(f"means of {correct_means(plain, module, self.batches)} layers and norms are corrected")
+        if (coarse := _coarse_convolutions(plans)) and not self.batches:
+            text = f"{coarse} convolutions have fewer than {FEW_BITS} bits, chosen without calibration data"
+            note_for_user(module, report, f"{text}: their mean errors add up, which --calib takes out")
         if facts and module.source:
             module.source = {**module.source, "encoded": facts}
 
@@ -196,6 +200,12 @@ def _context(module: Module, batches: Sequence[Batch]) -> bytes:
         for array in batch:
             digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     return digest.digest()
+
+
+def _coarse_convolutions(plans: Sequence[Plan]) -> int:
+    """How many convolutions of images get few bits."""
+    convolutions = [plan for plan in plans if "conv" in plan.layer.roles]
+    return sum(plan.encoding.bits_per_weight(_shape(plan.weight)) < FEW_BITS for plan in convolutions)
 
 
 def _shape(weight: Weight) -> tuple[int, ...]:

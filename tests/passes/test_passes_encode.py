@@ -62,6 +62,12 @@ def test_biases_and_grouped_convolutions_stay() -> None:
     )
 
 
+def test_coarse_convolutions_without_data_are_told() -> None:
+    notes = run(built(network), encode({"depthwise*": "f32", "*": "int4"}))[1].notes
+    assert [note for note in notes if note.startswith("1 convolutions have fewer than 6 bits")]
+    assert not run(built(network), encode({"depthwise*": "f32", "*": "int8 by clip"}))[1].notes
+
+
 def test_a_weight_that_another_op_reads_stays() -> None:
     def tied(g: Graph) -> Value:
         table = g.weight("table", 9, 4)
