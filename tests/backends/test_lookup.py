@@ -25,10 +25,6 @@ LEVELS = levels_for(*USES)
 ROW_COUNTS = (1, 2, 3, 4, 7, 31, 32, 33, 67)
 FOURS = ("ternary<group=128, pack=3of4>", "ternary<pack=3of4>", "ternary<planes=2, group=48, pack=3of4, scales=f32>")
 TRIPLES = ("ternary<group=96>", "ternary<planes=2, pack=base3>", "ternary<planes=3, group=128, scales=bf16>")
-    "ternary<group=96>",
-    "ternary<planes=2, pack=base3>",
-    "ternary<planes=3, group=128, pack=base3, scales=bf16>",
-)
 CASES = [*((text, levels) for text in FOURS for levels in (127, 42)), *((text, 42) for text in TRIPLES)]
 SIZES = dict.fromkeys([*FOURS, *TRIPLES], (131, 768)) | {"ternary<pack=3of4>": (70, 1400)}  # of the weights
 
