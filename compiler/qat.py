@@ -16,8 +16,9 @@ def prepare(module: Any, recipe: RecipeLike, *, steps: int = 0) -> Any:
     `nomul.compile` of the module stores exactly the weights that forward used in evaluation mode.
 
     recipe: as `nomul.compile` takes it; role "head" is the last linear layer, fitters choose only the first values.
-    steps: how many training steps there will be, for the residual that helps ternary weights at first (Sherry's Arenas,
-    arXiv 2601.07892); 0 for none. It counts calls of the module in training mode.
+    steps: how many training steps there will be, for a residual that ternary weights have at first (Sherry's Arenas,
+    arXiv 2601.07892), where training starts from random weights; 0 for none: a model that is trained already loses by
+    it what it knows. It counts calls of the module in training mode.
     Raises NomulError: NM007 without PyTorch, NM009 for act="i8-static", NM458 for a rule that matches nothing."""
     try:
         from nomul.frontend.torch.qat import prepare_module

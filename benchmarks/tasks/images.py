@@ -62,10 +62,9 @@ def _train(store: Store, model: Any, data: Any, encoding: str) -> Stored:
 
     torch.manual_seed(1)
     (rule,) = read_recipe({"*": encoding}).rules
-    steps = QAT_EPOCHS * (len(data[0]) // fashion_vit.BATCH)
     own = copy.deepcopy(model)
     if rule.encoding is not None:
-        own = nomul.qat.prepare(own, Recipe((Rule(role="head"), rule)), steps=steps)
+        own = nomul.qat.prepare(own, Recipe((Rule(role="head"), rule)))
     fashion_vit.train(own, data, QAT_EPOCHS, 1e-3)
     axes = {"images": {0: "B"}}
     return store.trained(lower(own, (data[0][:2],), until="fuse", dims=DIMS, dynamic_shapes=axes))
