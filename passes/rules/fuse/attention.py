@@ -69,7 +69,7 @@ class Attention(PatternRule):
         q, v = to_tokens(m.q), to_tokens(m.v)
         turned = (*range(m.k.type.rank - 2), m.k.type.rank - 1, m.k.type.rank - 2)
         k = to_tokens(g.view.transpose(m.k, perm=turned))
-        scale, cap = (default if given is None else number(given) for given, default in ((m.scale, 1.0), (m.cap, 0.0)))
+        scale, cap = 1.0 if m.scale is None else number(m.scale) or 0.0, number(m.cap) or 0.0
         mask = _mask(g, m, to_tokens)
         rules = {"scale": scale * (cap or 1.0), "softcap": cap}
         return to_tokens.back(g.nn.attention(q, k, v, mask, **rules), m.root.result.shape)

@@ -6,13 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 from nomul.frontend.onnx.node import SourceNode
-from nomul.frontend.onnx.ops.attention import tokens_first
 from nomul.frontend.onnx.ops.convolution import convolve, kernels
 from nomul.frontend.onnx.ops.linear import gemm, product_of
 from nomul.frontend.onnx.ops.normalization import layer_norm, norm_over_tail
 from nomul.frontend.onnx.ops.quantize import dequantize, quantize
 from nomul.frontend.onnx.registry import onnx_op
-from nomul.ir.dim import Dim
 from nomul.ir.graph import Value
 
 microsoft_op = partial(onnx_op, domain="com.microsoft")
@@ -113,22 +111,3 @@ def embed_layer_norm(n: SourceNode) -> tuple[Value | None, ...]:
     if n.has(1) and n.has(4):
         total = n.b.ew.add(total, n.b.index.gather(n.tensor(4), n.tensor(1), axis=0))
     return norm_over_tail(n, "nn.layer_norm", [5, 6], total, eps=1e-12), None, total
-
-
-@microsoft_op("MultiHeadAttention")
-def multi_head_attention(n: SourceNode) -> Value:
-    """Separate q, k, v of [B, S, heads * D], an optional bias for the three joined, an additive mask."""
-    if any(n.has(index) for index in (4, 6, 7)) or any(n.outputs[1:]) or not n.has(2) or n.rank(1) != 3:
-        n.unsupported("packed operands, a padding mask or past keys are not supported")
-    heads, start, operands = n.need_attr("num_heads"), Dim.of(0), []
-    for index in range(3):
-        x, wide = n.tensor(index), n.shape(index)[2]
-        if n.has(3):
-            x = n.b.ew.add(x, n.slice(n.tensor(3), 0, start, start + wide))
-        operands.append(tokens_first(n, x, heads))
-        start = start + wide
-    size = operands[0].shape[3].value or 1
-    causal = bool(n.attr("unidirectional", 0))
-    y = n.b.nn.attention(*operands, n.optional(5), scale=n.attr("scale") or float(size) ** -0.5, causal=causal)
-    batch, queries, _, wide = y.shape
-    return n.reshape(y, (batch, queries, wide * heads))
