@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from nomul.ir.encodings.terms import EncodedArray
 from nomul.ir.graph import Constant, Module, Node, Value, Weight
 from nomul.ir.interpreter import bind_dims, evaluate_node
 from nomul.passes.calibrate import Batch
@@ -30,7 +31,7 @@ class _Run:
         operands = [None if arg is None else self._read(arg) for arg in node.args]
         self.values.update(zip(node.results, evaluate_node(node, operands, self.dims), strict=True))
 
-    def _read(self, value: Value) -> object:
+    def _read(self, value: Value) -> np.ndarray | EncodedArray:
         if isinstance(value, Constant):
             return np.asarray(value.value, value.dtype.numpy)
         if isinstance(value, Weight):
