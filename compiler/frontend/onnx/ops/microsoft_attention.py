@@ -22,7 +22,8 @@ Operands = tuple[Value, Value, Value]
 def multi_head_attention(n: SourceNode) -> tuple[Value, ...]:
     """Separate or packed q, k, v, a bias for the three joined, a padding mask, an additive mask, past keys."""
     q, k, v = _operands(n, n.need_attr("num_heads"))
-    offset, present = Dim.of(0), ()
+    offset = Dim.of(0)
+    present: tuple[Value, ...] = ()
     if n.has(6):
         offset = n.shape(6)[2]
         k, v = (with_past(n, n.tensor(index), new) for index, new in ((6, k), (7, v)))
