@@ -1,6 +1,6 @@
 """Where the bytes of a library that are not weights go: `python benchmarks/code_size.py [--model NAME]`.
 
-For each model of benchmarks/models.py one artifact for every level of x86-64 Linux: code and constants of the kernels of
+For each model of benchmarks/models.py one artifact for every level of x86-64 Linux: code and constants of kernels of
 each level that has code of its own, as LLVM makes them at its level 3, at level 2 as we use it, and at level 2 with
 kernels that differ only in sizes shared; then the driver and C runtime with what a shared library needs, and the facts.
 All in bytes.
