@@ -31,7 +31,7 @@ from nomul.backends.tir.lookup_word import has_word_tables
 from nomul.backends.tir.output import Output, Part, Place
 from nomul.backends.tir.row_source import TensorRows
 from nomul.backends.tir.scratch import Scratch
-from nomul.ir.dim import Dim, ceil_div
+from nomul.ir.dim import Dim, ceil_div, product
 from nomul.ir.graph import Node
 from nomul.ir.types import DType
 
@@ -55,15 +55,29 @@ def refusal(group: Group) -> str | None:
     w = group.anchor.args[2]
     assert w is not None
     columns = lut32.columns_of(w.type.encoding)
-    if columns is None or columns == lut32.FIVES:
+    if columns is None:
         return "weights are not planes of trits of their own"
-    if columns == lut32.TRIPLES and group.anchor.attrs["levels"] > MOST_LEVELS:
-        return f"dot products are quicker than sums of three that do not fit eight bits (levels above {MOST_LEVELS})"
     if int(w.shape[0]) < LEAST_COLUMNS:
         return f"less than {LEAST_COLUMNS} rows of weights"
     if linear.row_view(group.anchor.args[0]) is None:
         return "rows of the operand are not evenly spaced runs of elements"
+    return None if columns == lut32.FOURS else _slower_than_dot(group)
+
+
+def _slower_than_dot(group: Group) -> str | None:
+    """Why dot products are quicker for indices of three trits, or None."""
+    assert group.anchor is not None
+    if group.anchor.attrs["levels"] > MOST_LEVELS:
+        return f"dot products are quicker than sums of three that do not fit eight bits (levels above {MOST_LEVELS})"
+    if _rows(group).bounds(group.ranges)[1] < HEIGHT:
+        return "dot products of few rows are quicker"
     return None
+
+
+def _rows(group: Group) -> Dim:
+    """Of activations."""
+    assert group.anchor is not None
+    return product(group.anchor.result.shape[:-1])
 
 
 def look_up(group: Group, target: Target) -> Built:

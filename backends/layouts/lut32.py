@@ -1,15 +1,14 @@
 """Indices of five bits into tables of 32 sums of activations, for `backends/kernels/lookup.py`.
 
-An index stands for a few neighbouring columns of one plane of one row: four of ternary<pack=3of4>, three trits, or five
-bits of a bitplane. Rows are in tiles of 128. A tile is a run of groups, and a group has
-for each plane a record
+An index stands for a few neighbouring columns of one plane of one row: four of ternary<pack=3of4>, or any three trits.
+Rows are in tiles of 128. A tile is a run of groups, and a group has for each plane a record
 
     |word 0: 128 rows x 16 bits|word 1|...|scales: 128 rows|
 
 with three indices to a word, the first in the lowest bits. Bit 15 is free: those of five words are a sixteenth index,
 its highest bit in the first word. So 16 indices take five words, and the r < 16 at the end of a group ceil(r / 3).
 The words of each 32 rows are in the order of rows 0, 16, 1, 17, ...: even and odd ones, taken apart, are rows in order.
-Behind the planes of a group stand the offsets of a bitplane. So a tile is one run of bytes; the last one is padded.
+So a tile is one run of bytes; the last one is padded.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from nomul.ir.encodings import Encoding, three_of_four
-from nomul.ir.encodings.bitplane import Bitplane
 from nomul.ir.encodings.terms import EncodedArray
 from nomul.ir.encodings.ternary import Ternary
 
@@ -31,12 +29,12 @@ INDICES = 16  # of a unit
 ENTRIES = 32  # of a table
 HALF = ENTRIES // 2
 _MIDDLE = 13  # the number of three zero trits among 27
-FOURS, TRIPLES, FIVES = 4, 3, 5  # columns of an index, by what the indices are
+FOURS, TRIPLES = 4, 3  # columns of an index, by what the indices are
 
 
 @dataclass(frozen=True)
 class Order:
-    """Sizes of the packed order. columns: of an index.  scale_bytes: of one scale.  offset: whether groups have one."""
+    """Sizes of the packed order. columns: of an index.  scale_bytes: of one scale."""
 
     rows: int
     depth: int
@@ -44,7 +42,6 @@ class Order:
     planes: int
     columns: int
     scale_bytes: int
-    offset: bool
 
     @property
     def group_columns(self) -> int:
@@ -80,7 +77,7 @@ class Order:
 
     @property
     def group_bytes(self) -> int:
-        return self.planes * self.record_bytes + (TILE * self.scale_bytes if self.offset else 0)
+        return self.planes * self.record_bytes
 
     @property
     def tile_bytes(self) -> int:
@@ -92,12 +89,10 @@ class Order:
 
 
 def entries(columns: int) -> np.ndarray:
-    """What an index means: i8 [32, columns], the weights of its columns; of trits, index + 16 is the negative."""
+    """What an index means: i8 [32, columns], the weights of its columns; index + 16 means the negative."""
     number = np.arange(ENTRIES)
     if columns == FOURS:
         return three_of_four.TRITS
-    if columns == FIVES:
-        return (number[:, None] >> np.arange(FIVES) & 1).astype(np.int8)
     size = number % HALF
     trits = (size[:, None] + _MIDDLE) // 3 ** np.arange(TRIPLES) % 3 - 1
     signed = np.where(number[:, None] < HALF, trits, -trits)
@@ -106,8 +101,6 @@ def entries(columns: int) -> np.ndarray:
 
 def columns_of(encoding: Encoding | None) -> int | None:
     """Columns of an index where the encoding has planes that indices can hold."""
-    if isinstance(encoding, Bitplane):
-        return FIVES
     if not isinstance(encoding, Ternary) or encoding.tied:
         return None
     return FOURS if encoding.pack_ == "3of4" else TRIPLES
@@ -116,26 +109,20 @@ def columns_of(encoding: Encoding | None) -> int | None:
 def order_of(encoding: Encoding, shape: tuple[int, ...]) -> Order:
     """Of weights whose encoding has `columns_of`."""
     columns = columns_of(encoding)
-    assert columns is not None and isinstance(encoding, Ternary | Bitplane)
-    rows, depth, groups = encoding.sizes(shape)
-    planes = encoding.planes if isinstance(encoding, Ternary) else encoding.bits
-    size, has_offset = encoding.scale_dtype.itemsize, isinstance(encoding, Bitplane)
-    return Order(rows, depth, groups, planes, columns, size, has_offset)
+    assert columns is not None and isinstance(encoding, Ternary)
+    return Order(*encoding.sizes(shape), encoding.planes, columns, encoding.scale_dtype.itemsize)
 
 
 def pack_encoded(weights: EncodedArray) -> dict[str, np.ndarray]:
     """`data`, the bytes of all tiles, and `entries` i8 [ceil(columns / 4), 32, 4], zero behind the last column."""
-    assert isinstance(weights.encoding, Ternary | Bitplane)
+    assert isinstance(weights.encoding, Ternary)
     order = order_of(weights.encoding, weights.shape)
     parts = weights.encoding.parts(weights.fields, weights.shape)
-    words = _words(_indices(parts["bits" if order.offset else "trits"], order), order)
+    words = _words(_indices(parts["trits"], order), order)
     scales = _padded(weights.fields["scale"].transpose(0, 2, 1), order)  # [rows, groups, planes]
     halves = words.reshape(order.tiles * BLOCKS, 2, ROWS // 2, *words.shape[1:]).swapaxes(1, 2).reshape(words.shape)
     records = np.concatenate([_in_tiles(halves), _in_tiles(scales[..., None])], axis=-1)
-    packed = [records.reshape(order.tiles, order.groups, -1)]
-    if order.offset:
-        packed.append(_in_tiles(_padded(weights.fields["offset"], order)[..., None]))
-    return {"data": np.concatenate(packed, axis=-1).ravel(), "entries": _entry_bytes(order.columns)}
+    return {"data": records.ravel(), "entries": _entry_bytes(order.columns)}
 
 
 def _indices(codes: np.ndarray, order: Order) -> np.ndarray:
@@ -145,7 +132,7 @@ def _indices(codes: np.ndarray, order: Order) -> np.ndarray:
         return three_of_four.encode(codes)
     missing = order.indices * order.columns - order.group_columns
     digits = np.pad(codes.astype(np.int8), [(0, 0)] * 3 + [(0, missing)])
-    places = ((2 if order.columns == FIVES else 3) ** np.arange(order.columns)).astype(np.int8)
+    places = (3 ** np.arange(order.columns)).astype(np.int8)
     numbers = digits.reshape(*codes.shape[:3], order.indices, order.columns) @ places
     return np.asarray(abs(numbers) + HALF * (numbers < 0), np.uint8)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from tvm import tirx
 
-from nomul.backends.layouts.lut32 import BLOCKS, FIVES, HALF, INDICES, ROWS, TILE, WORDS, Order, entries
+from nomul.backends.layouts.lut32 import BLOCKS, HALF, INDICES, ROWS, TILE, WORDS, Order, entries
 from nomul.backends.target import Target
 from nomul.backends.tir.body import let, local, loop, store
 from nomul.backends.tir.lookup import Sink
@@ -43,9 +43,9 @@ _PAIR_REST = 21  # bits of a lane that hold indices 0 to 3
 
 
 def fits(target: Target, order: Order, levels: int) -> bool:
-    """Whether indices have signs, all sums fit bytes, and there are the instructions."""
+    """Whether all sums fit bytes, and there are the instructions."""
     most = levels * int(abs(entries(order.columns)).sum(axis=1).max())
-    return order.columns != FIVES and most < _BIAS and target.vector_bytes == 64 and set(USES) <= target.features
+    return most < _BIAS and target.vector_bytes == 64 and set(USES) <= target.features
 
 
 def steps_of(indices: int) -> list[int]:

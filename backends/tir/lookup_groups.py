@@ -108,13 +108,6 @@ class GroupSums:
             chunk = Chunk(words, group, index(0), order.units, order.tail, order.group_bytes // 2)
             self._plane(run, chunk, scales)
 
-    def add_terms(self, run: Run, scales: RunScales, terms: Callable[[Expr], Expr]) -> None:
-        """A number of each row, f32, times the scales."""
-        with self._vectors(run) as (place, column, row):
-            total = load(self._sums.buffer, place, self._lanes)
-            value = spread(terms(row), self._lanes)
-            store_vector(self._sums.buffer, place, fma(value, scales.load(column, self._lanes), total))
-
     def _plane(self, run: Run, whole: Chunk, scales: RunScales) -> None:
         def scaled(place: Expr, column: Expr, sums: Expr) -> None:
             lanes = int(sums.ty.dtype.lanes)
