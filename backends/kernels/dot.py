@@ -59,12 +59,13 @@ def refusal(group: Group) -> str | None:
         return codes
     if anchor.op == "nn.quantised_linear" and linear.row_view(q) is None:
         return "rows of the operand are not evenly spaced runs of elements"
-    if LEVELS * max(codes.largest, 255) * _shape(w).size >= 2**31:
+    if LEVELS * max(codes.largest, 255) * shape_of(w).size >= 2**31:
         return "sums of a group do not fit 32 bits"
     return None
 
 
-def _shape(w: Value) -> DotShape:
+def shape_of(w: Value) -> DotShape:
+    """Of weights whose encoding has numbers."""
     encoding: Any = w.type.encoding
     codes = codes_of(encoding)
     assert not isinstance(codes, str)
@@ -78,7 +79,7 @@ def _taps_in_front(anchor: Node) -> int:
         return 1
     w, (height, width) = anchor.args[2], Geometry(anchor).kernel
     assert w is not None
-    return height * width if _shape(w).groups == 1 else 1
+    return height * width if shape_of(w).groups == 1 else 1
 
 
 def bytes_product(group: Group, target: Target) -> Built:
@@ -87,7 +88,7 @@ def bytes_product(group: Group, target: Target) -> Built:
     assert anchor is not None
     w = anchor.args[2]
     assert w is not None
-    shape, position, taps = _shape(w), group.func.params.index(w), _taps_in_front(anchor)
+    shape, position, taps = shape_of(w), group.func.params.index(w), _taps_in_front(anchor)
     encoding: Any = w.type.encoding
     with KernelFrame(group, target, {position: field_types(encoding, shape)}) as frame:
         made = _Product(frame, anchor, shape)

@@ -8,8 +8,8 @@ kernels for every encoding and machine; faster ones for one encoding outrank the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from tvm import tirx
 
@@ -26,7 +26,7 @@ from nomul.backends.tir.integer_gemm import IntegerProduct
 from nomul.backends.tir.output import Output, Part, Place
 from nomul.backends.tir.register_tile import PANEL, RegisterTile
 from nomul.backends.tir.row_source import RowSource, TensorRows, Windows
-from nomul.backends.tir.scratch import Scratch
+from nomul.backends.tir.scratch import Region, Scratch
 from nomul.backends.tir.unpack import FloatPanel, IntegerPanel
 from nomul.ir.dim import Dim, ceil_div
 from nomul.ir.graph import Node, Value
@@ -69,17 +69,24 @@ def _integer_refusal(group: Group) -> str | None:
 
 def unpacked(group: Group, target: Target) -> Built:
     """Weights in f32 in scratch."""
-    return _build(group, target, _FloatProduct)
+    return build(group, target, FloatProduct)
 
 
 def integers(group: Group, target: Target) -> Built:
     """Integer weights in scratch, times the integers of nn.quantise."""
-    return _build(group, target, _QuantisedProduct)
+    return build(group, target, _QuantisedProduct)
 
 
-def _build(group: Group, target: Target, body: Callable[[KernelFrame, Node], _Product]) -> Built:
+def build(
+    group: Group,
+    target: Target,
+    body: Callable[[KernelFrame, Node], _Product],
+    fields: Mapping[int, Sequence[str]] | None = None,
+    layouts: Mapping[int, str] | None = None,
+) -> Built:
+    """fields, layouts: by position, of weights that are packed (`KernelFrame`, `Built`)."""
     assert group.anchor is not None
-    with KernelFrame(group, target) as frame:
+    with KernelFrame(group, target, fields) as frame:
         made = body(frame, group.anchor)
         made.emit()
     return Built(
@@ -87,6 +94,7 @@ def _build(group: Group, target: Target, body: Callable[[KernelFrame, Node], _Pr
         tiles=ceil_div(made.source.count, ROWS) * (-(-made.width // PANEL)),
         grain=max(1, _THREAD_WORK // (made.source.depth * PANEL)),
         scratch=Dim.of(made.scratch.bytes),
+        layouts=dict(layouts or {}),
         inplace=linear.inplace_operands(group),
     )
 
@@ -100,7 +108,6 @@ class _Product:
         self.frame, self.anchor, self.width = frame, anchor, int(w.shape[0])
         self.scratch = Scratch(frame)
         self.sums = self.scratch.region("float32", ROWS * PANEL)  # `Output` expects them first
-        self.sides = sides_of(frame.packed_weight(w))
         self.source = self._source()
         self.output = Output(frame, anchor, bias, frame.target.vector_bytes // 4, Dim.of(self.width))
         self._unpacked = local("unpacked", "int64", 1)
@@ -142,14 +149,29 @@ class _Product:
         raise NotImplementedError
 
 
-class _FloatProduct(_Product):
+class Floats(Protocol):
+    """A panel of f32 weights in scratch, [depth, 32]. region: where."""
+
+    region: Region
+
+    def fill(self, first: Expr) -> None:
+        """Unpack rows of the weights from `first` on, a multiple of 32."""
+        ...
+
+
+class FloatProduct(_Product):
+    """Weights in f32 in scratch."""
+
     def __init__(self, frame: KernelFrame, anchor: Node) -> None:
         w, bias = (*anchor.args, None)[1:3]
         assert w is not None
         super().__init__(frame, anchor, w, bias)
-        self.panel = FloatPanel(self.sides, self.width, self.source.depth, self.scratch)
+        self.panel = self.make_panel(w)
         tile = RegisterTile.of(frame.target, self.width)
         self.inner = InnerKernel(tile, linear.row_counts(self.source.count, ROWS, frame.group.ranges))
+
+    def make_panel(self, w: Value) -> Floats:
+        return FloatPanel(sides_of(self.frame.packed_weight(w)), self.width, self.source.depth, self.scratch)
 
     def unpack(self, first: Expr) -> None:
         self.panel.fill(first)
@@ -168,7 +190,7 @@ class _QuantisedProduct(_Product):
         assert scale is not None and w is not None
         super().__init__(frame, anchor, w, bias)
         self._scale = scale
-        self.panel = IntegerPanel(self.sides, self.width, self.scratch)
+        self.panel = IntegerPanel(sides_of(frame.packed_weight(w)), self.width, self.scratch)
         self.product = IntegerProduct(self.panel.terms, self.source.depth, ROWS, self.scratch, frame.target)
 
     def unpack(self, first: Expr) -> None:
