@@ -24,7 +24,7 @@ from nomul.backends.tir.vectors import load, prefetch, spread, store_vector
 from nomul.ir.types import DType
 
 Expr = Any
-_AHEAD = 2816  # words: how far ahead of their use weights are prefetched that one row reads
+_AHEAD = 2816  # words: about how far ahead of their use weights are prefetched that few rows stream
 _WORD_LIMIT = 2**15 - 1
 _PANEL = 48 * 1024  # bytes of unpacked indices: with the tables of a few rows they fit the second-level cache with ease
 _MOST_TILES = 4
@@ -74,6 +74,8 @@ class GroupSums:
     def __init__(self, frame: KernelFrame, order: Order, rows: int, levels: int, scratch: Scratch) -> None:
         self._order, self._rows = order, rows
         self._lanes = frame.target.vector_bytes // 4
+        group_words = order.group_bytes // 2  # whole groups ahead: so scales leave no gap in what is prefetched
+        self._ahead = max(1, _AHEAD // group_words) * group_words if group_words <= _AHEAD else _AHEAD
         limit = _WORD_LIMIT // (levels * int(abs(entries(order.columns)).sum(axis=1).max()))
         self._units = limit // INDICES  # of a chunk
         is_whole = order.indices <= limit
@@ -140,11 +142,11 @@ class GroupSums:
 
     def _chunk(self, run: Run, chunk: Chunk, sink: _Store) -> None:
         if self._many is None:
-            self._stream(run, replace(chunk, ahead=_AHEAD), sink)
+            self._stream(run, replace(chunk, ahead=self._ahead), sink)
             return
         with either(run.rows < HEIGHT) as (few, many):
             with few:
-                self._stream(run, replace(chunk, ahead=_AHEAD), sink)
+                self._stream(run, replace(chunk, ahead=self._ahead), sink)
             with many:
                 self._multiply(run, chunk, sink, self._many)
 
