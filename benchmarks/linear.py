@@ -42,9 +42,9 @@ QUICK = {
 Row = dict[str, Any]
 
 
-def systems(target: str, encodings: Sequence[str], wanted: Sequence[str]) -> list[System]:
+def systems(target: str, encodings: Sequence[str], huge_pages: bool, wanted: Sequence[str]) -> list[System]:
     """Ours for each encoding, then all others. wanted: parts of names of systems; all where it is empty."""
-    found = list(nomul_artifact.systems(target, encodings))
+    found = list(nomul_artifact.systems(target, encodings, huge_pages))
     for module in modules_of("linear_systems"):
         if module is not nomul_artifact:
             found += module.systems()
@@ -155,11 +155,13 @@ def arguments_of(command: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--encodings", default="", help='ours: starts of names, or "ENCODING [act_levels=42 act=f32]"')
     parser.add_argument("--systems", default="", help="parts of names, as nomul,2 bits (default: all)")
     parser.add_argument("--level", default="", help="level to compile for, as v3 (default: this machine's best)")
+    parser.add_argument("--huge-pages", action="store_true", help="load our artifacts with huge_pages=True")
     parser.add_argument("--weights", choices=["memory", "cache"], help="only where weights are there (default: both)")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each system and row (default 1)")
     quick = " ".join(f"--{key} '{value}'" for key, value in QUICK.items())
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--add", action="store_true", help="keep the rows that FILE has, but those measured again")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw a roofline")
     parser.add_argument("--docs", action="store_true", help="put the results into docs/benchmarks.md")
     if "--quick" in (sys.argv[1:] if command is None else command):
@@ -174,7 +176,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     rows = [int(text) for text in split_list(arguments.m)]
     encodings = chosen_encodings(split_list(arguments.encodings))
     target = next(target for target in find_target("host") if arguments.level in ("", target.level))
-    found = systems(target.name, encodings, split_list(arguments.systems))
+    found = systems(target.name, encodings, arguments.huge_pages, split_list(arguments.systems))
     measured: list[tuple[limits.Limits, list[Row], limits.Limits]] = []
     notes: dict[str, str] = {}
     for work, counts in cases(shapes, rows, threads):
@@ -194,9 +196,24 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Rows and limits of both, in order; of rows of the same layer and system the new ones."""
+    fresh = {_key(row) for row in new["rows"]}
+    rows = [row for row in old["rows"] if _key(row) not in fresh] + new["rows"]
+    rows.sort(key=lambda row: (-row["n"] * row["k"], -row["n"], row["threads"], row["m"], row["weights"] == "cache"))
+    skipped = old["skipped"] | new["skipped"]
+    return new | {"limits": old["limits"] + new["limits"], "rows": rows, "skipped": skipped}
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("system", "encoding", "weights", "m", "n", "k", "threads"))
+
+
 def main(command: Sequence[str] | None = None) -> int:
     arguments = arguments_of(command)
     result = run(arguments)
+    if arguments.add and arguments.json and arguments.json.exists():
+        result = joined(json.loads(arguments.json.read_text(encoding="utf-8")), result)
     linear_table.print_result(result)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

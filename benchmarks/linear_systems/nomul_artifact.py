@@ -41,12 +41,18 @@ ENCODINGS = (
 _FORM = re.compile(r"(\w+(?:<.*>)?)((?: +\w+=[-+.\w]+)*)$")
 
 
-def systems(target: str = "host", encodings: Sequence[str] = ENCODINGS) -> Iterator[System]:
-    """One for each of `encodings`, `ENCODING [KEY=VALUE ...]` with attributes of nn.linear."""
+def systems(target: str = "host", encodings: Sequence[str] = ENCODINGS, huge_pages: bool = False) -> Iterator[System]:
+    """One for each of `encodings`, `ENCODING [KEY=VALUE ...]` with attributes of nn.linear; huge_pages: of `load`."""
+    name = "nomul, huge pages" if huge_pages else "nomul"
     for text in encodings:
         attributes = parse(text)[1]
         tolerance = 1e-4 if attributes["act"] == "f32" else 2.5 / float(attributes.get("act_levels", 127))
-        yield System("nomul", text, lambda work, text=text: _load(work, text, target), tolerance)  # type: ignore[misc]
+        yield System(
+            name,
+            text,
+            lambda work, text=text: _load(work, text, target, huge_pages),  # type: ignore[misc]
+            tolerance,
+        )
 
 
 def parse(text: str) -> tuple[Encoding, dict[str, str]]:
@@ -58,11 +64,11 @@ def parse(text: str) -> tuple[Encoding, dict[str, str]]:
     return parse_encoding(found[1]), {"act": "i8"} | {name: value for name, _, value in words}
 
 
-def _load(work: Work, text: str, target: str) -> Loaded:
+def _load(work: Work, text: str, target: str, huge_pages: bool) -> Loaded:
     encoding, _ = parse(text)
     fields, dense = _weights(work.shape, encoding)
     copies = work.copies(sum(field.nbytes for field in fields.values()))
-    artifact, layer_bytes = _compile(work.shape, text, target, copies, work.max_rows)
+    artifact, layer_bytes = _compile(work.shape, text, target, copies, work.max_rows, huge_pages)
     kernels = [step.rpartition(" by ")[2] for step in artifact.facts["steps"] if "linear" in step]
     return Loaded(layer_bytes, copies, dense, lambda values: artifact(*values, threads=work.threads), kernels[0])
 
@@ -76,7 +82,9 @@ def _weights(shape: Shape, encoding: Encoding) -> tuple[Mapping[str, np.ndarray]
 
 
 @cache
-def _compile(shape: Shape, text: str, target: str, copies: int, max_rows: int) -> tuple[nomul.Artifact, int]:
+def _compile(
+    shape: Shape, text: str, target: str, copies: int, max_rows: int, huge_pages: bool
+) -> tuple[nomul.Artifact, int]:
     """The artifact, and the bytes of one layer's weights in it."""
     module = _module(shape, text, copies, max_rows)
     known: dict[str | None, Mapping[str, np.ndarray]] = {}
@@ -89,17 +97,17 @@ def _compile(shape: Shape, text: str, target: str, copies: int, max_rows: int) -
 
     packed_fields = build.packed_fields
     with mock.patch.object(build, "packed_fields", packed_once):
-        artifact = _compiled(module, target)
+        artifact = _compiled(module, target, huge_pages)
     (fields,) = known.values()
     return artifact, sum(field.nbytes for field in fields.values())
 
 
-def _compiled(module: Module, target: str) -> nomul.Artifact:
+def _compiled(module: Module, target: str, huge_pages: bool) -> nomul.Artifact:
     """Loaded without a look at all bytes; the open file outlives its folder."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "linear.so"
         nomul.build(module, output=path, target=target)
-        return nomul.load(path, verify=False)
+        return nomul.load(path, verify=False, huge_pages=huge_pages)
 
 
 def _module(shape: Shape, text: str, copies: int, max_rows: int) -> Module:

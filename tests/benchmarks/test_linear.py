@@ -51,6 +51,13 @@ def test_rows_of_all_systems(result: Any) -> None:
         assert row["kernel"] or row["system"] != "nomul"
 
 
+def test_runs_can_be_joined(result: Any) -> None:
+    again = [row | {"ms": 7.0} for row in result["rows"][:3]]
+    whole = linear.joined(result, result | {"rows": again, "skipped": {"x": "y"}})
+    assert len(whole["rows"]) == len(result["rows"]) and len(whole["limits"]) == 2 * len(result["limits"])
+    assert sum(row["ms"] == 7 for row in whole["rows"]) == 3 and whole["skipped"]["x"] == "y"
+
+
 def test_bits_count_what_a_system_stores(result: Any) -> None:
     bits = {row["encoding"]: row["bits_per_weight"] for row in result["rows"]}
     assert bits["f32"] == 32 and bits["2 bits block 128"] == 2.25 and bits["4 bits block 32"] == 5
