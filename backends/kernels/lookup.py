@@ -39,7 +39,6 @@ Expr = Any
 RANK = 30
 USES = tuple(dict.fromkeys((*dot.USES, *INDEX_USES, *BYTE_USES)))
 MOST_ROWS = 64  # of a tile
-FEW_TILES = 2  # of a run that few rows stream
 WORD_ROWS = 32  # whose tables of words are made at a time
 MOST_LEVELS = 42  # whose sums of three fit eight bits
 LEAST_COLUMNS = TILE // 2
@@ -155,8 +154,8 @@ class _Lookup:
 
     def _columns(self, first: Expr, rows: Expr, begin: Expr, count: Expr) -> None:
         """So many tiles from `begin` on, in runs."""
-        run = let("run", tirx.Select(rows < HEIGHT, index(min(FEW_TILES, self.groups.tiles)), index(self.groups.tiles)))
-        with loop("run", tirx.truncdiv(count + run - 1, run)) as number:
+        run = index(self.groups.tiles)
+        with loop("run", tirx.truncdiv(count + (run - 1), run)) as number:
             tile = let("tile", begin + number * run)
             self._run(first, rows, tile, let("tiles", tirx.min(run, begin + count - tile)))
 

@@ -24,7 +24,7 @@ from nomul.backends.tir.vectors import load, prefetch, spread, store_vector
 from nomul.ir.types import DType
 
 Expr = Any
-_AHEAD = 2816  # words: about how far ahead of their use weights are prefetched that few rows stream
+_AHEAD = 1408  # words: about how far ahead of their use weights are prefetched that few rows stream
 _WORD_LIMIT = 2**15 - 1
 _PANEL = 48 * 1024  # bytes of unpacked indices: with the tables of a few rows they fit the second-level cache with ease
 _MOST_TILES = 4
@@ -56,7 +56,7 @@ class RunScales:
             first = let("first", tirx.truncdiv((run.first + number) * self._order.tile_bytes + offset, index(size)))
             with loop("vector", TILE // self._lanes) as vector:
                 raw = let("raw", load(self._stored, first + vector * self._lanes, self._lanes))
-                prefetch(self._stored, first + vector * self._lanes + self._order.group_bytes // size, 1)
+                prefetch(self._stored, first + vector * self._lanes + self._order.group_bytes // size, 1, cache=2)
                 scale = from_storage(raw, self._dtype, self._frame.target)
                 place = number * TILE + vector * self._lanes + self._region.start
                 store_vector(self._region.buffer, place, scale)
@@ -75,7 +75,7 @@ class GroupSums:
         self._order, self._rows = order, rows
         self._lanes = frame.target.vector_bytes // 4
         group_words = order.group_bytes // 2  # whole groups ahead: so scales leave no gap in what is prefetched
-        self._ahead = max(1, _AHEAD // group_words) * group_words if group_words <= _AHEAD else _AHEAD
+        self._ahead = -(-_AHEAD // group_words) * group_words if group_words <= _AHEAD else _AHEAD
         limit = _WORD_LIMIT // (levels * int(abs(entries(order.columns)).sum(axis=1).max()))
         self._units = limit // INDICES  # of a chunk
         is_whole = order.indices <= limit

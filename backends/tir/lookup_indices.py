@@ -72,7 +72,7 @@ class IndexReader:
 
     def _words(self, places: list[Expr], word: int, ahead: int) -> list[Expr]:
         for place in places:
-            prefetch(self._data, place + word * TILE + ahead, self._lanes)
+            prefetch(self._data, place + word * TILE + ahead, self._lanes, cache=2)
         return [let("words", load(self._data, place + word * TILE, self._lanes)) for place in places]
 
     def _shifted(self, vectors: list[Expr], position: int) -> list[Expr]:
