@@ -68,7 +68,7 @@ def compile_model(source: Path) -> tuple[nomul.Artifact, float]:
 def run_c_program(artifact: nomul.Artifact, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Builds encode.c with the C compiler of pip's ziglang, and runs it on the same token numbers."""
     program = BUILD / "encode"
-    zig = [sys.executable, "-m", "ziglang", "cc", "-O2", f"-I{BUILD}", str(C_SOURCE), "-ldl"]
+    zig = [sys.executable, "-m", "ziglang", "cc", "-O2", f"-I{BUILD.resolve()}", str(C_SOURCE), "-ldl"]
     subprocess.run([*zig, "-o", str(program)], check=True)
     ids.tofile(BUILD / "ids.bin")
     mask.tofile(BUILD / "mask.bin")

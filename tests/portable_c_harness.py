@@ -77,7 +77,8 @@ def run_library(
     size = model.scratch_size(dims, 1)
     scratch, image = _aligned(np.zeros(size, np.uint8)), _aligned(np.frombuffer(weights, np.uint8))
     env = abi.NmEnv(size=ctypes.sizeof(abi.NmEnv), scratch=scratch.ctypes.data, scratch_size=size)
-    env.weights, env.weights_size = image.ctypes.data, len(weights)
+    if weights:
+        env.weights, env.weights_size = image.ctypes.data, len(weights)
     status = model.run(ctypes.byref(env), *tensors)
     assert status == abi.OK, abi.describe(model, status)
 

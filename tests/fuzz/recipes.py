@@ -89,6 +89,12 @@ def softmax(sketch: Sketch, op: str, x: Value) -> Value | None:
     return sketch.add(op, x, axis=any_axis(sketch, x))
 
 
+@recipe("nn.hadamard", x=known(-1, ranked(1, kind=floating)))
+def hadamard(sketch: Sketch, op: str, x: Value) -> Value | None:
+    width = int(x.shape[-1])
+    return None if width % 2 else sketch.add(op, x, block=width & -width)
+
+
 @recipe("nn.layer_norm", "nn.rms_norm", x=known(-1, ranked(1, kind=floating)))
 def norm(sketch: Sketch, op: str, x: Value) -> Value | None:
     width = int(x.shape[-1])

@@ -153,8 +153,9 @@ class _Distances:
         return counted and self.g.op(node.op, counted, 0)
 
     def _of_view(self, node: Node) -> Value | None:
-        source = node.args[0]
-        assert source is not None
+        source = node.args[0] if node.args else None
+        if source is None:
+            return None
         if node.op == "view.reshape":
             outer, inner = ([size for size in shape[:-2] if size != ONE] for shape in (node.result.shape, source.shape))
             found = self.of(source) if source.shape[-2:] == self.sizes and outer == inner else None
