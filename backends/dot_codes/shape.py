@@ -25,12 +25,15 @@ RUN = 4  # neighbouring columns of one plane
 
 @dataclass(frozen=True)
 class DotShape:
-    """Sizes of packed weights. Offsets count 32-bit elements, of which a vector for all rows of a panel has 64."""
+    """Sizes of packed weights. Offsets count 32-bit elements, of which a vector for all rows of a panel has 64.
+
+    given: columns of a unit, where it is not as many as a vector of the narrowest field of any part holds."""
 
     codes: Codes
     rows: int
     columns: int
     groups: int
+    given: int = 0
 
     @property
     def panels(self) -> int:
@@ -44,7 +47,7 @@ class DotShape:
     @cached_property
     def unit(self) -> int:
         """Columns."""
-        return 32 // min(width for part in self.codes.parts for width in part)
+        return self.given or 32 // min(width for part in self.codes.parts for width in part)
 
     @property
     def units(self) -> int:

@@ -52,14 +52,19 @@ def refusal(group: Group) -> str | None:
     reason = encoded.refusal(group)
     if reason is not None:
         return reason
-    q, _, w, *_ = anchor.args
+    w = anchor.args[2]
     assert w is not None and w.type.encoding is not None
     codes = codes_of(w.type.encoding)
-    if isinstance(codes, str):
-        return codes
+    return codes if isinstance(codes, str) else shape_refusal(anchor, shape_of(w))
+
+
+def shape_refusal(anchor: Node, shape: DotShape) -> str | None:
+    """Why weights of this shape are not served, or None."""
+    q = anchor.args[0]
+    assert q is not None
     if anchor.op == "nn.quantised_linear" and linear.row_view(q) is None:
         return "rows of the operand are not evenly spaced runs of elements"
-    if LEVELS * max(codes.largest, 255) * shape_of(w).size >= 2**31:
+    if LEVELS * max(shape.codes.largest, 255) * shape.size >= 2**31:
         return "sums of a group do not fit 32 bits"
     return None
 
@@ -91,16 +96,9 @@ def bytes_product(group: Group, target: Target) -> Built:
     shape, position, taps = shape_of(w), group.func.params.index(w), _taps_in_front(anchor)
     encoding: Any = w.type.encoding
     with KernelFrame(group, target, {position: field_types(encoding, shape)}) as frame:
-        made = _Product(frame, anchor, shape)
+        made = Product(frame, anchor, shape, taps)
         made.emit()
-    return Built(
-        frame.function,
-        tiles=ceil_div(made.source.count, ROWS) * shape.panels,
-        grain=max(1, _THREAD_WORK // (shape.columns * PANEL)),
-        scratch=Dim.of(made.scratch.bytes),
-        layouts={position: f"dot64:{taps}" if taps > 1 else "dot64"},
-        inplace=linear.inplace_operands(group),
-    )
+    return made.built({position: f"dot64:{taps}" if taps > 1 else "dot64"})
 
 
 def _row_tiles(shape: DotShape) -> int:
@@ -108,31 +106,38 @@ def _row_tiles(shape: DotShape) -> int:
     return max(1, min(_BLOCK, _PREPARED // (ROWS * shape.columns)))
 
 
-class _Product:
-    """Emits the body of one kernel."""
+class Product:
+    """Emits the body of one kernel. taps: in front of the channels in the columns of the weights; 1: as they are."""
 
-    def __init__(self, frame: KernelFrame, anchor: Node, shape: DotShape) -> None:
+    few: float = FEW  # infinite: any number
+    most_unpacked = _MOST_UNPACKED
+    slack = 0  # bytes behind a row that are read in vain
+
+    def __init__(self, frame: KernelFrame, anchor: Node, shape: DotShape, taps: int = 1) -> None:
         q, scale, w, bias = (*anchor.args, None)[:4]
         assert q is not None and scale is not None and w is not None
         self.frame, self.shape, self._scale = frame, shape, scale
         self.scratch = Scratch(frame)
         self._lanes = frame.target.vector_bytes // 4
-        self._totals = self.scratch.region("float32", ROWS * PANEL)  # `Output` expects them first
+        self.totals = self.scratch.region("float32", ROWS * PANEL)  # `Output` expects them first
         self._is_image = anchor.op == "nn.quantised_conv2d"
         self._block = _row_tiles(shape)
-        self.source = self._row_source(anchor)
+        self.source = self._row_source(anchor, taps)
         self._output = Output(frame, anchor, bias, self._lanes, Dim.of(shape.rows), PANEL)
-        self._weights = PackedWeights(frame, w, shape)
+        self.weights = self.packed_weights(w)
         self._choose_forms()
         self._rows = self._prepared_rows()
         self._prepared, self._unpacked = (local(name, "int64", 1) for name in ("prepared", "unpacked"))
 
-    def _row_source(self, anchor: Node) -> RowSource:
+    def packed_weights(self, w: Value) -> PackedWeights:
+        encoding: Any = w.type.encoding
+        return PackedWeights(self.frame, w, self.shape, encoding)
+
+    def _row_source(self, anchor: Node, taps: int) -> RowSource:
         q = anchor.args[0]
         assert q is not None
         if self._is_image and not Geometry(anchor).is_pointwise:
-            by_tap = _taps_in_front(anchor) > 1
-            return Windows(self.frame, anchor, "int8", self.scratch, self._block * ROWS, by_tap)
+            return Windows(self.frame, anchor, "int8", self.scratch, self._block * ROWS, taps > 1)
         view = linear.row_view(q)
         assert view is not None
         return TensorRows(self.frame, q, view.stride)
@@ -140,23 +145,27 @@ class _Product:
     def _choose_forms(self) -> None:
         """few: unpacks in registers.  many: reads an unpacked panel, or bytes that need no unpacking."""
         low, high = self.source.count.bounds(self.frame.group.ranges)
-        is_plain = self._weights.is_plain
-        is_long = len(self.shape.codes.summands) > _MOST_UNPACKED
-        few = [] if is_plain or is_long else list(range(int(low), int(min(high, FEW)) + 1))
+        is_plain = self.weights.is_plain
+        is_long = len(self.shape.codes.summands) > self.most_unpacked
         counts = linear.row_counts(self.source.count, ROWS, self.frame.group.ranges)
-        self._few = self._tile(few) if few else None
-        self._many = self._tile(counts) if not few or high > FEW else None
-        self._panel = self._weights.unpacked(self.scratch) if self._many and not is_plain else None
+        few = counts if high <= self.few else range(int(low), int(self.few) + 1)
+        few = [] if is_plain or is_long else few
+        self._few = self.few_tile(few) if few else None
+        self._many = self.tile(counts) if not few or high > self.few else None
+        self._panel = self.weights.unpacked(self.scratch) if self._many and not is_plain else None
 
-    def _tile(self, counts: Sequence[int]) -> DotTile:
-        return DotTile(self.shape, self.frame.target, self._totals, self._weights.scaling(), counts)
+    def tile(self, counts: Sequence[int]) -> DotTile:
+        return DotTile(self.shape, self.frame.target, self.totals, self.weights.scaling(), counts)
+
+    def few_tile(self, counts: Sequence[int]) -> DotTile:
+        """For rows that share no unpacked panel."""
+        return self.tile(counts)
 
     def _prepared_rows(self) -> PreparedRows:
         tiles = [tile for tile in (self._few, self._many) if tile]
         most = int(min(self.source.count.bounds(self.frame.group.ranges)[1], self._block * ROWS))
-        return PreparedRows(
-            self.source, self.shape, self.scratch, self.frame.target, most, any(tile.needs_sums for tile in tiles)
-        )
+        with_sums, target = any(tile.needs_sums for tile in tiles), self.frame.target
+        return PreparedRows(self.source, self.shape, self.scratch, target, most, with_sums, self.slack)
 
     def emit(self) -> None:
         store(self._prepared, 0, index(-1))
@@ -169,9 +178,20 @@ class _Product:
                 store(self._prepared, 0, block)
             rows = self._rows.again(block).behind(first - block)
             left = let("rows", tirx.min(index(ROWS), count - first))
-            self._weights.look_at(panel)
+            self.weights.look_at(panel)
             self._multiply(rows, left, count, panel)
             self._write(first, left, panel)
+
+    def built(self, layouts: dict[int, str]) -> Built:
+        """After `emit` and the end of the frame."""
+        return Built(
+            self.frame.function,
+            tiles=ceil_div(self.source.count, ROWS) * self.shape.panels,
+            grain=max(1, _THREAD_WORK // (self.shape.columns * PANEL)),
+            scratch=Dim.of(self.scratch.bytes),
+            layouts=layouts,
+            inplace=linear.inplace_operands(self.frame.group),
+        )
 
     def _position(self, number: Expr, count: Expr) -> tuple[Expr, Expr, Expr]:
         """(first row of the block, panel, first row) of a tile: blocks of rows, panels in them, row tiles in those."""
@@ -186,20 +206,20 @@ class _Product:
     def _multiply(self, rows: DotRows, left: Expr, count: Expr, panel: Expr) -> None:
         """By the form that suits the number of all rows."""
         if self._few and self._many:
-            with either(count <= FEW) as (then, otherwise):
+            with either(count <= self.few) as (then, otherwise):
                 with then:
-                    self._few.emit(self._weights.weights(), rows, left)
+                    self._few.emit(self.weights.weights(), rows, left)
                 with otherwise:
                     self._multiply_many(rows, left, panel)
         elif self._few:
-            self._few.emit(self._weights.weights(), rows, left)
+            self._few.emit(self.weights.weights(), rows, left)
         else:
             self._multiply_many(rows, left, panel)
 
     def _multiply_many(self, rows: DotRows, left: Expr, panel: Expr) -> None:
         assert self._many is not None
         if self._panel is None:
-            self._many.emit(self._weights.weights(), rows, left)
+            self._many.emit(self.weights.weights(), rows, left)
             return
         with when(tirx.NE(self._unpacked[0], panel)):
             self._panel.fill()
@@ -212,8 +232,8 @@ class _Product:
             of = self.source.lead(first + row)[0] if self._is_image else first + row
             scale = spread(let("row_scale", self.frame.read_flat(self._scale, of)), self._lanes)
             for column in range(0, PANEL, self._lanes):
-                at = lanes_at(row * PANEL + column + self._totals.start, self._lanes)
-                store(self._totals.buffer, at, tirx.BufferLoad(self._totals.buffer, [at]) * scale)
+                at = lanes_at(row * PANEL + column + self.totals.start, self._lanes)
+                store(self.totals.buffer, at, tirx.BufferLoad(self.totals.buffer, [at]) * scale)
         column = let("column", panel * PANEL)
         used = let("used", tirx.min(index(PANEL), index(self.shape.rows) - column))
 

@@ -41,8 +41,8 @@ def vectors_unpacked(group: Group, target: Target) -> Built:
 
 class _Product(encoded.FloatProduct):
     def make_panel(self, w: Value) -> encoded.Floats:
-        shape = shape_of(w)
-        packed = PackedWeights(self.frame, w, shape)
+        shape, encoding = shape_of(w), w.type.encoding
+        packed = PackedWeights(self.frame, w, shape, encoding)  # type: ignore[arg-type]
         return UnpackedFloats(packed, shape, self.scratch, self.frame.target.vector_bytes // 4)
 
 

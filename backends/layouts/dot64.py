@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nomul.backends.dot_codes import arrays_of, codes_of
+from nomul.backends.dot_codes import Arrays, arrays_of, codes_of
 from nomul.backends.dot_codes.shape import BLOCK, PANEL, RUN, DotShape
 from nomul.ir.encodings.low_bit import matrix_size
 from nomul.ir.encodings.terms import EncodedArray
@@ -23,14 +23,19 @@ def pack_encoded(weights: EncodedArray, taps: int = 1) -> dict[str, np.ndarray]:
     assert taps == 1 or shape.groups == 1
     columns = arrays.numbers.reshape(*arrays.numbers.shape[:-1], -1, taps)
     numbers = columns.swapaxes(-1, -2).reshape(arrays.numbers.shape)
-    packed = {"codes": _numbers(shape, numbers), "scale": _by_panel(shape, arrays.scales)}
+    return fields_of(shape, numbers, arrays)
+
+
+def fields_of(shape: DotShape, numbers: np.ndarray, arrays: Arrays) -> dict[str, np.ndarray]:
+    """The packed fields. numbers: u8 [terms, parts, N, K], in place of those of `arrays`."""
+    packed = {"codes": by_units(shape, numbers), "scale": _by_panel(shape, arrays.scales)}
     if arrays.zeros is not None:
         packed["zero"] = _by_panel(shape, arrays.zeros[None])
     return packed if arrays.tables is None else packed | {"table": arrays.tables}
 
 
-def _numbers(shape: DotShape, numbers: np.ndarray) -> np.ndarray:
-    """u8 [panels, groups, terms, bytes]."""
+def by_units(shape: DotShape, numbers: np.ndarray) -> np.ndarray:
+    """u8 [panels, groups, terms, bytes] of numbers u8 [terms, parts, N, K]."""
     terms, parts, rows, _ = numbers.shape
     grouped = numbers.reshape(terms, parts, rows, shape.groups, shape.size)
     missing = [(0, 0), (0, 0), (0, shape.panels * PANEL - rows), (0, 0), (0, shape.padded - shape.size)]

@@ -28,12 +28,14 @@ class ByteTables:
         size = entries // 4 if self._joined else _QUARTER
         for number in range(count * self._halves):
             part = let("table", load(buffer, number * size, size))
-            store(self._vectors, self._place(number), self._repeated(part, size))
+            store(self._vectors, self._place(number), repeated(part, size, self._lanes))
 
     def look_up(self, table: int, numbers: Expr) -> Expr:
         """int32 lanes: the entry of each byte of `numbers`."""
         if self._joined:
-            return self._call("avx512.permvar.qi.512", self._table(table), numbers)
+            vectors = (tirx.reinterpret(self._bytes, vector) for vector in (self._table(table), numbers))
+            entries = tirx.call_llvm_pure_intrin(self._bytes, "llvm.x86.avx512.permvar.qi.512", *vectors)
+            return let("entry", tirx.reinterpret(f"int32x{self._lanes}", entries))
         low = self._shuffled(self._halves * table, numbers)
         if self._halves == 1:
             return low
@@ -46,12 +48,8 @@ class ByteTables:
     def _shuffled(self, number: int, numbers: Expr) -> Expr:
         if self._halves > 1:
             numbers = tirx.bitwise_and(numbers, self._spread(0x0F0F0F0F))
-        return self._call(_SHUFFLES[self._width], self._table(number), numbers)
-
-    def _call(self, name: str, table: Expr, numbers: Expr) -> Expr:
-        vectors = (tirx.reinterpret(self._bytes, vector) for vector in (table, numbers))
-        entries = tirx.call_llvm_pure_intrin(self._bytes, f"llvm.x86.{name}", *vectors)
-        return let("entry", tirx.reinterpret(f"int32x{self._lanes}", entries))
+        shuffled = shuffled_bytes(self._table(number), numbers, self._lanes)
+        return let("entry", tirx.reinterpret(f"int32x{self._lanes}", shuffled))
 
     def _table(self, number: int) -> Expr:
         return tirx.BufferLoad(self._vectors, [self._place(number)])
@@ -59,15 +57,23 @@ class ByteTables:
     def _place(self, number: int) -> Expr:
         return lanes_at(number * self._lanes, self._lanes)
 
-    def _repeated(self, part: Expr, size: int) -> Expr:
-        if size == self._lanes:
-            return part
-        places = [tirx.IntImm("int32", lane) for lane in range(self._lanes)]
-        return tirx.Shuffle([part] * (self._lanes // size), places)
-
     def _spread(self, value: int) -> Expr:
         return spread(tirx.const(value, "int32"), self._lanes)
 
     @property
     def _bytes(self) -> str:
         return f"int8x{self._width}"
+
+
+def shuffled_bytes(bytes_: Expr, places: Expr, lanes: int) -> Expr:
+    """int8, 4 * lanes: of each 16 bytes those at the places, zero for a place of 128. Operands have int32 lanes."""
+    kind = f"int8x{4 * lanes}"
+    vectors = (tirx.reinterpret(kind, vector) for vector in (bytes_, places))
+    return tirx.call_llvm_pure_intrin(kind, f"llvm.x86.{_SHUFFLES[4 * lanes]}", *vectors)
+
+
+def repeated(part: Expr, size: int, lanes: int) -> Expr:
+    """A vector of `size` lanes again and again."""
+    if size == lanes:
+        return part
+    return tirx.Shuffle([part] * (lanes // size), [tirx.IntImm("int32", lane) for lane in range(lanes)])

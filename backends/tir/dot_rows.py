@@ -41,15 +41,24 @@ class DotRows:
 
 
 class PreparedRows:
-    """most: rows of a block.  with_sums: whether sums are asked for. Make it outside of loops."""
+    """most: rows of a block.  with_sums: whether sums are asked for.  slack: bytes behind a row that are read in vain.
+    Make it outside of loops."""
 
     def __init__(
-        self, source: RowSource, shape: DotShape, scratch: Scratch, target: Target, most: int, with_sums: bool
+        self,
+        source: RowSource,
+        shape: DotShape,
+        scratch: Scratch,
+        target: Target,
+        most: int,
+        with_sums: bool,
+        slack: int = 0,
     ) -> None:
         self._source, self._shape = source, shape
         width = next(w for w in (64, 32, 16) if w <= target.vector_bytes and (shape.padded % w == 0 or w == 16))
         self._dot = Dot(target, wide=False, width=width)
-        self._copies = scratch.region("int8", most * shape.groups * shape.padded) if shape.is_padded else None
+        size = most * shape.groups * shape.padded + slack
+        self._copies = scratch.region("int8", size) if shape.is_padded or slack else None
         self._sums = scratch.region("int32", most * shape.groups) if with_sums else None
         self._total = local("group_sum", "int32", self._dot.lanes)
 

@@ -26,9 +26,9 @@ from nomul.backends.tir.scratch import Region
 from nomul.backends.tir.vectors import lanes_at, load, spread
 
 Expr = Any
-_BLOCKS = PANEL // BLOCK
+BLOCKS = PANEL // BLOCK
 _AHEAD = 1024 // 4  # elements: how far ahead of their use weights are brought into the second-level cache
-_AHEAD_ROWS = 2  # more rows take longer than the weights from memory
+AHEAD_ROWS = 2  # more rows take longer than the weights from memory
 _IN_PLACE_ROWS = 2
 
 
@@ -47,10 +47,9 @@ class Registers:
         fused = bool({"avx512vnni", "avxvnni"} & target.features)
         return Registers(24 if target.vector_bytes == 64 else 12 if fused else 8, 64 // target.vector_bytes, fused)
 
-    @property
-    def heights(self) -> tuple[int, ...]:
-        """Rows of a full tile, and of those that take the rest (powers of two, the highest first)."""
-        full = min(6, self.sums // self.blocks)
+    def heights(self, sums: int) -> tuple[int, ...]:
+        """Rows of a full tile, and of those that take the rest: powers of two, the highest first. sums: of a result."""
+        full = min(6, self.sums // (self.blocks * sums))
         return (full, *(power for power in (4, 2, 1) if power < full))
 
     def keeps(self, rows: int, planes: int) -> bool:
@@ -87,20 +86,25 @@ class DotTile:
     def __init__(
         self, shape: DotShape, target: Target, totals: Region, scaling: Scaling, counts: Sequence[int]
     ) -> None:
-        self.shape, self._totals, self._scaling = shape, totals, scaling
+        self.shape, self._totals, self.scaling = shape, totals, scaling
         self.dot = Dot(target, shape.codes.is_wide)
         self.registers = Registers.of(target)
         self.lanes = self.dot.lanes
-        full, *rest = self.registers.heights
+        full, *rest = self.registers.heights(self.sums_each)
         self._full = min(full, max(counts))
         self._rest = [power for power in rest if any(count % self._full & power for count in counts)]
         self._sums = local("dot_sums", "int32", self.registers.sums * self.lanes)
 
     @property
+    def sums_each(self) -> int:
+        """Of a result, where no plane stays in place."""
+        return 1
+
+    @property
     def needs_sums(self) -> bool:
         """Whether the sums of rows by group are asked for."""
         codes = self.shape.codes
-        return codes.ones or codes.offset is None or self._offset != 0
+        return codes.ones or codes.offset is None or self.offset != 0
 
     @property
     def _is_single(self) -> bool:
@@ -108,7 +112,7 @@ class DotTile:
         return self.shape.groups * self.shape.codes.scales == 1
 
     @property
-    def _offset(self) -> int:
+    def offset(self) -> int:
         """What is left to subtract of each weight: some instructions subtract a part."""
         assert self.shape.codes.offset is not None
         factors = sum(summand.factor for summand in self.shape.codes.summands)
@@ -125,13 +129,13 @@ class DotTile:
             with loop("term", self.shape.codes.terms) as term:
                 chunks = let("chunks", tirx.truncdiv(count, index(self._full)))
                 with loop("chunk", chunks) as chunk:
-                    self._passes(self._full, weights, rows, let("row", chunk * self._full), (group, term))
+                    self.passes(self._full, weights, rows, let("row", chunk * self._full), (group, term))
                 done = let("done", chunks * self._full)
                 left = let("left", count - done)
                 for height in self._rest:
                     with when(tirx.bitwise_and(left, index(height)) != 0):
                         row = let("row", done + tirx.bitwise_and(left, index(-2 * height)))
-                        self._passes(height, weights, rows, row, (group, term))
+                        self.passes(height, weights, rows, row, (group, term))
 
     def _clear(self, count: Expr) -> None:
         with loop("vector", count * (PANEL // self.lanes)) as vector:
@@ -144,7 +148,7 @@ class DotTile:
         with loop("row", count) as row:
             total = spread(let("ones", tirx.Cast("float32", rows.sum(row, group))), self.lanes)
             for column in range(0, PANEL, self.lanes):
-                scale = self._scaling.scale(group, number, index(column))
+                scale = self.scaling.scale(group, number, index(column))
                 self._add_total(let("place", row * PANEL + column), total, scale)
 
     def _add_total(self, place: Expr, total: Expr, scale: Expr) -> None:
@@ -153,10 +157,11 @@ class DotTile:
         store(buffer, at, total * scale if self._is_single else fma(total, scale, tirx.BufferLoad(buffer, [at])))
 
     # -- one tile ------------------------------------------------------------------------------------------------
-    def _passes(self, height: int, weights: Weights, rows: DotRows, row: Expr, part: tuple[Expr, Expr]) -> None:
+    def passes(self, height: int, weights: Weights, rows: DotRows, row: Expr, part: tuple[Expr, Expr]) -> None:
+        """The product of `height` rows from `row` on with one term of a group."""
         planes = max(len(source.shifts) for source in weights.sources(height))
         blocks = self.registers.width(height, planes)
-        with loop("pass", _BLOCKS // blocks) as number:
+        with loop("pass", BLOCKS // blocks) as number:
             column = let("column", number * (blocks * BLOCK))
             tile = _Tile(self, weights, height, blocks * self.registers.blocks, part, column)
             tile.emit(rows, row)
@@ -172,21 +177,21 @@ class DotTile:
 
     def start(self, rows: DotRows, row: Expr, group: Expr, column: Expr) -> Callable[[int], Expr]:
         """What the sum of a row begins with, for vector number v of the tile."""
-        if self._scaling.zero is not None:
+        if self.scaling.zero is not None:
             total = spread(let("row_sum", rows.sum(row, group)), self.lanes)
             bias = spread(tirx.const(self.dot.bias, "int32"), self.lanes)
-            zero = self._scaling.zero
+            zero = self.scaling.zero
             return lambda v: (bias - zero(group, column + v * self.lanes)) * total
-        if not self._offset:
+        if not self.offset:
             return lambda v: spread(tirx.const(0, "int32"), self.lanes)
-        first = let("first", rows.sum(row, group) * tirx.const(-self._offset, "int32"))
+        first = let("first", rows.sum(row, group) * tirx.const(-self.offset, "int32"))
         return lambda v: spread(first, self.lanes)
 
     def finish(self, row: Expr, part: tuple[Expr, Expr], column: Expr, sums: Sequence[Sequence[Expr]]) -> None:
         """Scale the sums [rows, vectors] and add them to the totals."""
         group, term = part
         for v in range(len(sums[0])):
-            scale = let("scale", self._scaling.scale(group, term, column + v * self.lanes))
+            scale = let("scale", self.scaling.scale(group, term, column + v * self.lanes))
             for r, vectors in enumerate(sums):
                 total = tirx.Cast(f"float32x{self.lanes}", vectors[v])
                 self._add_total((row + r) * PANEL + column + v * self.lanes, total, scale)
@@ -247,12 +252,12 @@ class _Tile:
 
     def _sum(self, source: Source, number: Expr, q: Any, starts: Sequence[Expr]) -> None:
         """All products of one summand."""
-        owner, ahead = self.owner, self.weights.ahead and self.height <= _AHEAD_ROWS
+        owner, ahead = self.owner, self.weights.ahead and self.height <= AHEAD_ROWS
         place = let("weights_start", self.weights.start(*self.part, number) + self.column)
         with loop("unit", owner.shape.padded // source.columns) as unit:
             unit_start = let("unit_start", place + unit * source.stride)
             if ahead:
-                self._prefetch(source, unit_start)
+                prefetch_ahead(source, unit_start, self.vectors * owner.lanes)
             reader = source.reader(unit_start)
             for piece in range(source.columns // RUN):
                 offset = let("offset", unit * source.columns + piece * RUN)
@@ -263,14 +268,6 @@ class _Tile:
                     for r in range(self.height):
                         at = self._number(plane, r, v)
                         owner.store_sum(at, owner.dot.add(owner.load_sum(at), ready, activations[r]))
-
-    def _prefetch(self, source: Source, start: Expr) -> None:
-        line, used = BLOCK, self.vectors * self.owner.lanes
-        read, second, data = (tirx.const(value, "int32") for value in (0, 2, 1))
-        for first in range(0, source.stride, PANEL):
-            for offset in range(first, first + used, line):
-                address = tirx.address_of(source.buffer[start + (offset + _AHEAD)])
-                evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, read, second, data))
 
     def _scale(self, end: int, begin: Sequence[Callable[[int], Expr]]) -> None:
         """Before summand `end`: where its factor is lower, multiply the sums by a power of two, and put what they begin
@@ -298,6 +295,15 @@ class _Tile:
                 total = total + tirx.shift_right(self.owner.load_sum(self._number(plane, r, v)), by)
             result[r].append(let("sum", total))
         return result
+
+
+def prefetch_ahead(source: Source, start: Expr, used: int) -> None:
+    """For `used` elements of each vector of a unit that begins at `start`, those that come a while later."""
+    read, second, data = (tirx.const(value, "int32") for value in (0, 2, 1))
+    for first in range(0, source.stride, PANEL):
+        for offset in range(first, first + used, BLOCK):
+            address = tirx.address_of(source.buffer[start + (offset + _AHEAD)])
+            evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, read, second, data))
 
 
 def _repeated(q: Any, place: Expr, lanes: int) -> Expr:

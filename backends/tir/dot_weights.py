@@ -32,25 +32,24 @@ def field_types(encoding: Grouped, shape: DotShape) -> list[str]:
 
 
 class PackedWeights:
-    """Make it outside of loops: its tables are in registers."""
+    """Make it outside of loops: its tables are in registers. encoding: what has the numbers of the shape."""
 
-    def __init__(self, frame: KernelFrame, w: Value, shape: DotShape) -> None:
-        encoding: Any = w.type.encoding
+    def __init__(self, frame: KernelFrame, w: Value, shape: DotShape, encoding: Grouped) -> None:
         self._frame, self._shape = frame, shape
-        self._lanes = frame.target.vector_bytes // 4
+        self.lanes = frame.target.vector_bytes // 4
         self._scale_type = DType.from_numpy(encoding.scale_dtype)
         names = ["codes", "scale", "zero", "table"] if shape.codes.offset is None else ["codes", "scale", "table"]
         pairs = zip(names, field_types(encoding, shape), frame.pointers[w], strict=False)
-        self._fields = {name: buffer_at(name, kind, pointer) for name, kind, pointer in pairs}
-        self._tables = self._load_tables()
-        self._panel: Expr = None
+        self.fields = {name: buffer_at(name, kind, pointer) for name, kind, pointer in pairs}
+        self.tables = self._load_tables()
+        self.panel: Expr = None
 
     def _load_tables(self) -> ByteTables | None:
         codes = self._shape.codes
         if not codes.tables:
             return None
         entries = 1 << sum(codes.parts[0])
-        return ByteTables(self._frame.target, self._fields["table"], codes.tables, entries)
+        return ByteTables(self._frame.target, self.fields["table"], codes.tables, entries)
 
     @property
     def is_plain(self) -> bool:
@@ -60,7 +59,7 @@ class PackedWeights:
 
     def look_at(self, panel: Expr) -> None:
         """All that follows is about this panel."""
-        self._panel = panel
+        self.panel = panel
 
     # -- bytes ---------------------------------------------------------------------------------------------------
     def weights(self) -> Weights:
@@ -69,63 +68,63 @@ class PackedWeights:
 
     def sources(self, rows: int) -> Sources:
         if self.is_plain:
-            return [byte_source.Panel(self._fields["codes"], self._lanes)]
-        codes, buffer = self._shape.codes, self._fields["codes"]
+            return [byte_source.Panel(self.fields["codes"], self.lanes)]
+        codes, buffer = self._shape.codes, self.fields["codes"]
         is_one_field = len(codes.summands) == 1 and len(codes.parts[0]) == 1 and not codes.tables
         in_place = is_one_field and Registers.of(self._frame.target).keeps(rows, 8 // codes.parts[0][0])
-        return [Packed(buffer, self._lanes, self._shape, summand, self._tables, in_place) for summand in codes.summands]
+        return [Packed(buffer, self.lanes, self._shape, summand, self.tables, in_place) for summand in codes.summands]
 
     def _start(self, group: Expr, term: Expr, number: Expr) -> Expr:
         shape = self._shape
-        panel = self._panel * shape.panel_stride + group * shape.group_stride
+        panel = self.panel * shape.panel_stride + group * shape.group_stride
         part = shape.codes.summands[int(number)].part
         return panel + term * shape.term_stride + shape.part_offset(part)
 
     # -- scales --------------------------------------------------------------------------------------------------
     def scaling(self) -> Scaling:
-        return Scaling(self._scale, self._zero if "zero" in self._fields else None)
+        return Scaling(self._scale, self.zero if "zero" in self.fields else None)
 
     def _scale(self, group: Expr, number: Expr, column: Expr) -> Expr:
         codes = self._shape.codes
-        place = ((self._panel * self._shape.groups + group) * codes.scales + number) * PANEL + column
-        raw = let("raw", load(self._fields["scale"], place, self._lanes))
+        place = ((self.panel * self._shape.groups + group) * codes.scales + number) * PANEL + column
+        raw = let("raw", load(self.fields["scale"], place, self.lanes))
         scale = from_storage(raw, self._scale_type, self._frame.target)
-        return scale if codes.unit == 1 else scale * spread(tirx.FloatImm("float32", codes.unit), self._lanes)
+        return scale if codes.unit == 1 else scale * spread(tirx.FloatImm("float32", codes.unit), self.lanes)
 
-    def _zero(self, group: Expr, column: Expr) -> Expr:
-        place = (self._panel * self._shape.groups + group) * PANEL + column
-        return tirx.Cast(f"int32x{self._lanes}", load(self._fields["zero"], place, self._lanes))
+    def zero(self, group: Expr, column: Expr) -> Expr:
+        place = (self.panel * self._shape.groups + group) * PANEL + column
+        return tirx.Cast(f"int32x{self.lanes}", load(self.fields["zero"], place, self.lanes))
 
     # -- a panel in scratch --------------------------------------------------------------------------------------
     def unpacked(self, scratch: Scratch) -> UnpackedPanel:
-        return UnpackedPanel(self, self._shape, scratch, self._lanes)
+        return UnpackedPanel(self, self._shape, scratch, self.lanes)
 
 
 class UnpackedPanel:
     """One panel as bytes of one plane in scratch: [groups, terms, summands, padded columns / 4, 64 rows] int32."""
 
     def __init__(self, packed: PackedWeights, shape: DotShape, scratch: Scratch, lanes: int) -> None:
-        self._packed, self._shape, self._lanes = packed, shape, lanes
+        self.packed, self.shape, self.lanes = packed, shape, lanes
         self._size = shape.padded // RUN * PANEL
         count = shape.groups * shape.codes.terms * len(shape.codes.summands)
-        self._region = scratch.region("int32", count * self._size)
+        self.region = scratch.region("int32", count * self._size)
 
     def weights(self) -> Weights:
-        source = byte_source.Panel(self._region.buffer, self._lanes)
-        return Weights(lambda rows: [source] * len(self._shape.codes.summands), self._start, ahead=False)
+        source = byte_source.Panel(self.region.buffer, self.lanes)
+        return Weights(lambda rows: [source] * len(self.shape.codes.summands), self.start, ahead=False)
 
-    def _start(self, group: Expr, term: Expr, number: Expr) -> Expr:
-        codes = self._shape.codes
-        return ((group * codes.terms + term) * len(codes.summands) + number) * self._size + self._region.start
+    def start(self, group: Expr, term: Expr, number: Expr) -> Expr:
+        codes = self.shape.codes
+        return ((group * codes.terms + term) * len(codes.summands) + number) * self._size + self.region.start
 
     def fill(self) -> None:
         """Unpack the panel that is looked at."""
-        shape, packed = self._shape, self._packed.weights()
-        sources = self._packed.sources(ROWS)
+        shape, packed = self.shape, self.packed.weights()
+        sources = self.packed.sources(ROWS)
         with loop("group", shape.groups) as group, loop("term", shape.codes.terms) as term:
             for number, source in enumerate(sources):
                 start = let("packed", packed.start(group, term, index(number)))
-                target = let("target", self._start(group, term, index(number)))
+                target = let("target", self.start(group, term, index(number)))
                 with loop("unit", shape.units) as unit, loop("block", PANEL // BLOCK) as block:
                     reader = source.reader(let("from", start + unit * source.stride + block * BLOCK))
                     place = let("to", target + unit * (shape.unit // RUN * PANEL) + block * BLOCK)
@@ -133,7 +132,7 @@ class UnpackedPanel:
 
     def _fill_unit(self, reader: byte_source.Reader, place: Expr) -> None:
         """One unit of 16 rows."""
-        for piece in range(self._shape.unit // RUN):
-            for vector in range(BLOCK // self._lanes):
-                at = place + (piece * PANEL + vector * self._lanes)
-                store_vector(self._region.buffer, at, reader.piece(piece, vector))
+        for piece in range(self.shape.unit // RUN):
+            for vector in range(BLOCK // self.lanes):
+                at = place + (piece * PANEL + vector * self.lanes)
+                store_vector(self.region.buffer, at, reader.piece(piece, vector))

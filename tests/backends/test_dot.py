@@ -58,7 +58,8 @@ def linear(text: str, depth: int = DEPTH, width: int = WIDTH, ranges: dict[str, 
 
 
 def kernel_of(text: str, op: str = "nn.quantised_linear") -> Kernel:
-    return all_kernels()[f"{op}/{parse_encoding(text).name}/bytes_product"]
+    name = parse_encoding(text).name
+    return all_kernels()[f"{op}/{name}/{'sparse_product' if name == 'nm' else 'bytes_product'}"]
 
 
 def compiled(on: str, *groups: Group) -> tuple[CompiledKernel, ...]:
