@@ -19,7 +19,7 @@ from nomul.backends.kernels import dot as dense
 from nomul.backends.kernels import encoded
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
-from nomul.backends.tir import byte_table, dot
+from nomul.backends.tir import dot
 from nomul.backends.tir.dot_tile import DotTile
 from nomul.backends.tir.sparse_tile import SparseTile, slack
 from nomul.backends.tir.sparse_weights import SparseWeights, sparse_field_types
@@ -91,5 +91,5 @@ class _Sparse(dense.Product):
 
 
 for _op in ("nn.quantised_linear", "nn.quantised_conv2d"):
-    _uses = (*dot.USES, *byte_table.USES)
-    kernel(_op, encoding="nm", needs=("ssse3",), uses=_uses, accepts=refusal, rank=dense.RANK)(sparse_product)
+    # tables of 32 entries do without AVX512-VBMI here, since few values have them, and all would get code for it
+    kernel(_op, encoding="nm", needs=("ssse3",), uses=dot.USES, accepts=refusal, rank=dense.RANK)(sparse_product)
