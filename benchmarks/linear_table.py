@@ -6,9 +6,7 @@ from dataclasses import astuple
 from typing import Any
 
 import limits
-from results import PAGE, markdown_table, replace_section
-
-from nomul.console import table
+from results import PAGE, put, show
 
 START, END = "<!-- results: benchmarks/linear.py --docs -->", "<!-- end of linear results -->"
 COLUMNS = (
@@ -41,16 +39,12 @@ def line(row: Row) -> str:
 
 def print_result(result: dict[str, Any]) -> None:
     """All of it, for the terminal."""
-    print("\n".join(_limits(result)))
-    table("", COLUMNS, [_cells(row) for row in result["rows"]])
-    for name, reason in result["skipped"].items():
-        print(f"skipped {name}: {reason}")
+    show(COLUMNS, _cells, _limits(result), result)
 
 
 def update_docs(result: dict[str, Any]) -> None:
     """Replaces the results in docs/benchmarks.md."""
-    facts = [f"- {text}" for text in _limits(result)]
-    replace_section(PAGE, START, END, [*facts, "", *markdown_table(COLUMNS, map(_cells, result["rows"]))])
+    put(PAGE, (START, END), COLUMNS, _cells, _limits(result), result)
 
 
 def _limits(result: dict[str, Any]) -> list[str]:

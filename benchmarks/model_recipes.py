@@ -16,12 +16,12 @@ from typing import Any
 
 import limits
 import numpy as np
-from results import PAGE, markdown_table, replace_section
+from results import PAGE, put, show
 
 import nomul
 from nomul.api import lower
 from nomul.compare import Implementation, onnxruntime_of
-from nomul.console import size_text, table
+from nomul.console import size_text
 from nomul.nir import write_nir
 from nomul.sample import artifact_specs, pick_dims, sample_inputs
 from nomul.timing import measure
@@ -162,16 +162,12 @@ def line(row: Row) -> str:
 
 def print_results(result: dict[str, Any]) -> None:
     """All of it, for the terminal."""
-    print("\n".join(_limits(result)))
-    table("", COLUMNS, [_cells(row) for row in result["rows"]])
-    for name, reason in result["skipped"].items():
-        print(f"skipped {name}: {reason}")
+    show(COLUMNS, _cells, _limits(result), result)
 
 
 def update_docs(result: dict[str, Any]) -> None:
     """Replaces the results in docs/benchmarks.md."""
-    facts = [f"- {text}" for text in _limits(result)]
-    replace_section(PAGE, START, END, [*facts, "", *markdown_table(COLUMNS, map(_cells, result["rows"]))])
+    put(PAGE, (START, END), COLUMNS, _cells, _limits(result), result)
 
 
 def _limits(result: dict[str, Any]) -> Iterator[str]:

@@ -3,7 +3,7 @@ benchmarks need to write theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from nomul.console import size_text, table
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 START, END = "<!-- results: benchmarks/models.py --docs -->", "<!-- end of results -->"
+Result = dict[str, Any]
+Cells = Callable[[dict[str, Any]], tuple[str, ...]]
 COLUMNS = (
     "model",
     "sizes",
@@ -34,16 +36,28 @@ def line(row: dict[str, Any]) -> str:
 
 def print_results(result: dict[str, Any]) -> None:
     """All of it, for the terminal."""
-    print("\n".join(_limits(result)))
-    table("", COLUMNS, [_cells(row) for row in result["rows"]])
-    for name, reason in result["skipped"].items():
-        print(f"skipped {name}: {reason}")
+    show(COLUMNS, _cells, _limits(result), result)
 
 
 def update_docs(result: dict[str, Any]) -> None:
     """Replaces the results in docs/benchmarks.md."""
-    limits = [f"- {text}" for text in _limits(result)]
-    replace_section(PAGE, START, END, [*limits, "", *markdown_table(COLUMNS, map(_cells, result["rows"]))])
+    put(PAGE, (START, END), COLUMNS, _cells, _limits(result), result)
+
+
+def show(columns: Sequence[str], cells: Cells, limits: Iterable[str], result: Result) -> None:
+    """A benchmark's results for the terminal. cells: of one row; limits: lines on what the machine did."""
+    print("\n".join(limits))
+    table("", columns, [cells(row) for row in result["rows"]])
+    for name, reason in result["skipped"].items():
+        print(f"skipped {name}: {reason}")
+
+
+def put(
+    page: Path, marks: tuple[str, str], columns: Sequence[str], cells: Cells, limits: Iterable[str], result: Result
+) -> None:
+    """The same into a page, between two lines."""
+    facts = [f"- {text}" for text in limits]
+    replace_section(page, *marks, [*facts, "", *markdown_table(columns, map(cells, result["rows"]))])
 
 
 def replace_section(page: Path, start: str, end: str, lines: Iterable[str]) -> None:
