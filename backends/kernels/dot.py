@@ -29,7 +29,6 @@ from nomul.backends.tir.dot_weights import ROWS, PackedWeights, field_types
 from nomul.backends.tir.output import Output, Part, Place
 from nomul.backends.tir.row_source import RowSource, TensorRows, Windows
 from nomul.backends.tir.scratch import Scratch
-from nomul.backends.tir.vectors import lanes_at, spread
 from nomul.ir.dim import Dim, ceil_div
 from nomul.ir.encodings.low_bit import matrix_size
 from nomul.ir.graph import Node, Value
@@ -227,13 +226,7 @@ class Product:
         self._many.emit(self._panel.weights(), rows, left)
 
     def _write(self, first: Expr, left: Expr, panel: Expr) -> None:
-        """Scale the totals by their rows' scales, and finish them."""
-        with loop("row", left) as row:
-            of = self.source.lead(first + row)[0] if self._is_image else first + row
-            scale = spread(let("row_scale", self.frame.read_flat(self._scale, of)), self._lanes)
-            for column in range(0, PANEL, self._lanes):
-                at = lanes_at(row * PANEL + column + self.totals.start, self._lanes)
-                store(self.totals.buffer, at, tirx.BufferLoad(self.totals.buffer, [at]) * scale)
+        """Finish the totals, times their rows' scales."""
         column = let("column", panel * PANEL)
         used = let("used", tirx.min(index(PANEL), index(self.shape.rows) - column))
 
@@ -241,7 +234,13 @@ class Product:
             flat = let("flat", (first + row) * self.shape.rows)
             return Place(flat, lambda: self.source.lead(first + row))
 
-        self._output.write_rows(Part(left, place, self.shape.rows, column, used))
+        part = Part(left, place, self.shape.rows, column, used)
+        self._output.write_rows(part, scale=lambda row: self._row_scale(first + row))
+
+    def _row_scale(self, row: Expr) -> Expr:
+        """Each row of a linear layer has a scale, or each image."""
+        of = self.source.lead(row)[0] if self._is_image else row
+        return let("row_scale", self.frame.read_flat(self._scale, of))
 
 
 for _encoding, _has_tables in encodings_with_codes().items():

@@ -66,7 +66,7 @@ class ByteTables:
 
 
 def shuffled_bytes(bytes_: Expr, places: Expr, lanes: int) -> Expr:
-    """int8, 4 * lanes: of each 16 bytes those at the places, zero for a place of 128. Operands have int32 lanes."""
+    """int8, 4 * lanes: of each 16 bytes those at the places, zero for a place of 128. Operands have that many bytes."""
     kind = f"int8x{4 * lanes}"
     vectors = (tirx.reinterpret(kind, vector) for vector in (bytes_, places))
     return tirx.call_llvm_pure_intrin(kind, f"llvm.x86.{_SHUFFLES[4 * lanes]}", *vectors)

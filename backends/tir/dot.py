@@ -25,6 +25,17 @@ _SUMS = {64: "avx512.pmaddw.d.512", 32: "avx2.pmadd.wd", 16: "sse2.pmadd.wd"}
 _SIGNS = {32: "avx2.psign.b", 16: "ssse3.psign.b.128"}
 
 
+def is_fused(target: Target) -> bool:
+    """Whether one instruction multiplies and adds."""
+    return not target.features.isdisjoint(USES)
+
+
+def pair_sums(x: Expr, y: Expr) -> Expr:
+    """int32 sums of products of neighbouring 16-bit integers."""
+    lanes = int(x.ty.dtype.lanes)
+    return tirx.call_llvm_pure_intrin(f"int32x{lanes // 2}", f"llvm.x86.{_SUMS[2 * lanes]}", x, y)
+
+
 class Weights(NamedTuple):
     """A vector of bytes, made ready to be multiplied by several rows. signed: less 128; None where pairs fit."""
 
@@ -40,7 +51,7 @@ class Dot:
     def __init__(self, target: Target, wide: bool, width: int = 0) -> None:
         self.width = width or target.vector_bytes
         self.lanes = self.width // 4
-        self.is_fused = bool({"avx512vnni", "avxvnni"} & target.features)
+        self.is_fused = is_fused(target)
         self._signs = wide and not self.is_fused
         self.bias = 128 if self._signs else 0
 
@@ -62,7 +73,7 @@ class Dot:
             q = self._with_sign(q, weights.signed)
         pairs = self._call("int16", 2, _PAIRS[self.width], weights.size, q)
         ones = spread(tirx.const(1, "int16"), self.width // 2)
-        return total + self._call("int32", 4, _SUMS[self.width], pairs, ones)
+        return total + pair_sums(pairs, ones)
 
     def ones(self) -> Weights:
         return Weights(self._bytes(spread(tirx.IntImm("int32", 0x01010101), self.lanes)))

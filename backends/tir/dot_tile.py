@@ -18,12 +18,12 @@ from tvm import tirx
 from nomul.backends.dot_codes.shape import BLOCK, PANEL, RUN, DotShape
 from nomul.backends.mathlib import fma
 from nomul.backends.target import Target
-from nomul.backends.tir.body import evaluate, index, let, local, loop, store, when
+from nomul.backends.tir.body import index, let, local, loop, store, when
 from nomul.backends.tir.byte_source import Panel, Source, Sources
-from nomul.backends.tir.dot import Dot
+from nomul.backends.tir.dot import Dot, is_fused
 from nomul.backends.tir.dot_rows import DotRows
 from nomul.backends.tir.scratch import Region
-from nomul.backends.tir.vectors import lanes_at, load, spread
+from nomul.backends.tir.vectors import lanes_at, load, prefetch, spread
 
 Expr = Any
 BLOCKS = PANEL // BLOCK
@@ -44,7 +44,7 @@ class Registers:
 
     @staticmethod
     def of(target: Target) -> Registers:
-        fused = bool({"avx512vnni", "avxvnni"} & target.features)
+        fused = is_fused(target)
         return Registers(24 if target.vector_bytes == 64 else 12 if fused else 8, 64 // target.vector_bytes, fused)
 
     def heights(self, sums: int) -> tuple[int, ...]:
@@ -299,11 +299,8 @@ class _Tile:
 
 def prefetch_ahead(source: Source, start: Expr, used: int) -> None:
     """For `used` elements of each vector of a unit that begins at `start`, those that come a while later."""
-    read, second, data = (tirx.const(value, "int32") for value in (0, 2, 1))
     for first in range(0, source.stride, PANEL):
-        for offset in range(first, first + used, BLOCK):
-            address = tirx.address_of(source.buffer[start + (offset + _AHEAD)])
-            evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, read, second, data))
+        prefetch(source.buffer, start + (first + _AHEAD), used, cache=2)
 
 
 def _repeated(q: Any, place: Expr, lanes: int) -> Expr:

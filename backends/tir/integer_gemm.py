@@ -13,6 +13,7 @@ from tvm import tirx
 from nomul.backends.mathlib import fma
 from nomul.backends.target import Target
 from nomul.backends.tir.body import index, let, local, loop, store
+from nomul.backends.tir.dot import pair_sums
 from nomul.backends.tir.gemm import Rows
 from nomul.backends.tir.output import Part
 from nomul.backends.tir.quantise import sum_type
@@ -23,7 +24,6 @@ from nomul.backends.tir.vectors import lanes_at, load, spread
 
 Expr = Any
 _COLUMNS = 4  # that share the loads of a row
-_PAIRS = {64: "llvm.x86.avx512.pmaddw.d.512", 32: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.sse2.pmadd.wd"}
 
 
 class IntegerProduct:
@@ -36,7 +36,7 @@ class IntegerProduct:
         kinds = {sum_type(part.term.largest, part.side.size) for part in terms}
         self._sums = {kind: local(f"sums_{kind}", kind, _COLUMNS) for kind in sorted(kinds)}
         self._totals = local("totals", "float32", _COLUMNS)
-        self._pairs = _PAIRS.get(target.vector_bytes, "") if target.arch == "x86_64" else ""
+        self._pairs = target.arch == "x86_64" and target.vector_bytes > 0
         self._lanes = target.vector_bytes // 2
         if self._pairs:
             self._vectors = local("vectors", "int32", _COLUMNS * self._lanes // 2)
@@ -106,8 +106,8 @@ class IntegerProduct:
             activations = let("activations", tirx.Cast(f"int16x{lanes}", load(q, start + offset, lanes)))
             for place, run in zip(places, runs, strict=True):
                 weights = tirx.Cast(f"int16x{lanes}", load(part.codes.buffer, run + offset, lanes))
-                added = tirx.call_llvm_pure_intrin(f"int32x{half}", self._pairs, activations, weights)
-                store(self._vectors, place, tirx.BufferLoad(self._vectors, [place]) + added)
+                total = tirx.BufferLoad(self._vectors, [place])
+                store(self._vectors, place, total + pair_sums(activations, weights))
         for lane, place in enumerate(places):
             sums = tirx.Cast(f"float32x{half}", tirx.BufferLoad(self._vectors, [place]))
             scale = spread(part.scales.buffer[scales + lane], half)

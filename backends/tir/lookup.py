@@ -19,6 +19,7 @@ from tvm import tirx
 from nomul.backends.layouts.lut32 import ENTRIES, INDICES, ROWS, TILE, Order
 from nomul.backends.target import Target
 from nomul.backends.tir.body import index, let, local, loop, store
+from nomul.backends.tir.dot import pair_sums
 from nomul.backends.tir.gemm import Rows
 from nomul.backends.tir.lookup_indices import Chunk, IndexReader
 from nomul.backends.tir.lookup_tables import BiasedRow, Sums, WordTables
@@ -28,7 +29,6 @@ from nomul.backends.tir.vectors import lanes_at, load, spread, store_vector
 Expr = Any
 HEIGHT = 4  # rows that share an index
 _VECTORS = 4  # of words side by side
-_PAIRS = {64: "llvm.x86.avx512.pmaddw.d.512", 32: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.sse2.pmadd.wd"}
 Sink = Callable[[Expr, Expr, Expr], None]  # (row, column in the tile, int32 sums of that column and those behind)
 
 
@@ -38,7 +38,7 @@ class LookupTile:
     dtype = "uint16"
 
     def __init__(self, target: Target, order: Order, data: Any, tables: WordTables, row: BiasedRow, sums: Sums) -> None:
-        self._order, self._tables, self._width = order, tables, target.vector_bytes
+        self._order, self._tables = order, tables
         self._row, self._table_sums = row, sums
         self._look_up = WordLookup(target, tables.buffer)
         self.lanes = self._look_up.lanes
@@ -122,8 +122,7 @@ class LookupTile:
                 for odd, pair in enumerate((1, 1 << 16)):
                     pairs = tirx.reinterpret(f"int16x{self.lanes}", spread(tirx.IntImm("int32", pair), half))
                     words = tirx.BufferLoad(self._sums, [self._place(r, v)])
-                    total = tirx.call_llvm_pure_intrin(f"int32x{half}", _PAIRS[self._width], words, pairs)
-                    sink(row + r, column + odd * (ROWS // 2), let("total", total))
+                    sink(row + r, column + odd * (ROWS // 2), let("total", pair_sums(words, pairs)))
 
     def _place(self, row: int, vector: int) -> Expr:
         return lanes_at((row * self._count + vector) * self.lanes, self.lanes)

@@ -10,13 +10,13 @@ from tvm import tirx
 from nomul.backends.layouts.lut32 import ENTRIES
 from nomul.backends.target import Target
 from nomul.backends.tir.body import let
+from nomul.backends.tir.byte_table import repeated, shuffled_bytes
 from nomul.backends.tir.vectors import load, spread
 
 Expr = Any
 Ready = tuple[Expr, ...]
 _HALF = ENTRIES // 2
 _QUARTER = 8  # words that 16 bytes of a table take
-_SHUFFLES = {32: "llvm.x86.avx2.pshuf.b", 16: "llvm.x86.ssse3.pshuf.b.128"}
 
 
 def has_word_tables(target: Target) -> bool:
@@ -62,12 +62,10 @@ class WordLookup:
     def _quarter(self, place: Expr) -> Expr:
         """16 bytes of a table, in each 128 bits of a vector."""
         part = let("quarter", load(self._tables, place, _QUARTER))
-        copies = self.lanes // _QUARTER
-        lanes = [tirx.IntImm("int32", lane) for lane in range(self.lanes)]
-        return let("quarter", self._bytes(part if copies == 1 else tirx.Shuffle([part] * copies, lanes)))
+        return let("quarter", self._bytes(repeated(part, _QUARTER, self.lanes)))
 
     def _shuffled(self, table: Expr, numbers: Expr) -> Expr:
-        return let("part", tirx.call_llvm_pure_intrin(f"int8x{self._width}", _SHUFFLES[self._width], table, numbers))
+        return let("part", shuffled_bytes(table, numbers, self._width // 4))
 
     def _bytes(self, vector: Expr) -> Expr:
         return tirx.reinterpret(f"int8x{self._width}", vector)
