@@ -3,6 +3,7 @@
     strict = false                       # optional: true makes a layer that cannot have its encoding an error
     max_error = 0.05                     # optional: of each output, relative to its norm; --check holds it
     correct_means = true                 # optional: biases take over mean errors of outputs on calibration data
+    embeddings = "int8"                  # optional: of tables that are read by index, see `_embedding_default`
 
     [[layers]]                           # the first rule that takes a layer decides
     match = "encoder.*.query.weight"     # glob over names of weights and layers; default "*"
@@ -26,12 +27,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from nomul.ir.encodings import all_encodings
+from nomul.ir.encodings import Encoding, all_encodings, get_encoding
+from nomul.ir.encodings.half import SixteenBit
 from nomul.ir.errors import NomulError, Problem
 from nomul.ir.expressions import TextFault
 from nomul.ir.quantise import LEVELS
 from nomul.ir.syntax import parse_encoding
-from nomul.passes.choice import ACTS, PLAIN, ROLES, Recipe, Rule, Transformation
+from nomul.passes.choice import ACTS, ANY, PLAIN, ROLES, Recipe, Rule, Transformation
 from nomul.passes.fit import find_fitter
 from nomul.passes.transforms import read_transformation
 
@@ -39,6 +41,7 @@ RecipeLike = str | Path | Mapping[str, str] | Recipe | None
 SUFFIX = ".toml"
 _TEXTS = {"match", "role", "weights", "fitter", "act"}
 _KEYS = {*_TEXTS, "act_levels", "transforms"}
+_SETTINGS = ("max_error", "embeddings")
 _FLAGS = ("strict", "correct_means")
 _SHAPE = 'a rule is [[layers]] with weights = "ENCODING" (nomul explain NM008)'
 
@@ -79,7 +82,7 @@ def _parse(text: str, what: str) -> Recipe:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise NomulError("NM008", f"{what} is not TOML: {error}") from None
-    unknown = sorted(set(data) - {"layers", "max_error", *_FLAGS})
+    unknown = sorted(set(data) - {"layers", *_SETTINGS, *_FLAGS})
     layers, flags = data.get("layers"), {name: data.get(name, False) for name in _FLAGS}
     if unknown or not isinstance(layers, list) or not all(isinstance(rule, dict) for rule in layers):
         reason = f"has unknown keys ({', '.join(unknown)})" if unknown else "has no list [[layers]]"
@@ -90,7 +93,18 @@ def _parse(text: str, what: str) -> Recipe:
     limit = data.get("max_error")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
         raise NomulError("NM008", f"{what}: max_error is a number above 0, not {limit!r}")
-    return replace(_rules(layers), max_error=limit, **flags)
+    recipe = replace(_rules(layers), max_error=limit, **flags)
+    return replace(recipe, embeddings=_embeddings(data["embeddings"], what)) if "embeddings" in data else recipe
+
+
+def _embeddings(text: Any, what: str) -> Encoding | None:
+    """Raises NomulError (NM008) for what is no encoding."""
+    try:
+        if not isinstance(text, str):
+            raise ValueError(f"{text!r} is no text")
+        return _encoding_or_plain(text)
+    except ValueError as error:
+        raise NomulError("NM008", f"{what}: embeddings: {error}") from None
 
 
 def _split(text: str) -> dict[str, str]:
@@ -110,7 +124,16 @@ def _rules(tables: Iterable[Mapping[str, Any]]) -> Recipe:
             problems.append(Problem("NM009", f"{error} (for {place})", help=f"encodings: {known}"))
     if problems:
         raise NomulError.many(problems)
-    return Recipe(tuple(rules))
+    return Recipe(tuple(rules), embeddings=_embedding_default(rules))
+
+
+def _embedding_default(rules: Iterable[Rule]) -> Encoding | None:
+    """The encoding of embeddings where nothing is said of them: with a rule for all layers int8 by row, or, where that
+    rule's encoding has no integers, sixteen-bit floats; without such a rule they stay."""
+    every = next((rule.encoding for rule in rules if rule.match == ANY and rule.role is None), None)
+    if every is None or isinstance(every, SixteenBit):
+        return every
+    return get_encoding("int8" if every.is_integer else "f16")
 
 
 def _rule(table: Mapping[str, Any]) -> Rule:
@@ -125,7 +148,7 @@ def _rule(table: Mapping[str, Any]) -> Rule:
     for key, known in (("act", ACTS), ("role", ROLES)):
         if key in table and table[key] not in known:
             raise ValueError(f"{key} is one of {', '.join(known)}, not '{table[key]}'")
-    encoding = None if table["weights"].strip() == PLAIN else _encoding(table["weights"])
+    encoding = _encoding_or_plain(table["weights"])
     fitter = table.get("fitter")
     if encoding is not None:
         find_fitter(fitter, encoding)
@@ -150,7 +173,12 @@ def _transforms(texts: Any) -> tuple[Transformation, ...]:
     return tuple(map(read_transformation, texts))
 
 
-def _encoding(text: str) -> Any:
+def _encoding_or_plain(text: str) -> Encoding | None:
+    """Raises ValueError for what is no encoding."""
+    return None if text.strip() == PLAIN else _encoding(text)
+
+
+def _encoding(text: str) -> Encoding:
     try:
         return parse_encoding(text.strip())
     except TextFault as error:

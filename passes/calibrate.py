@@ -41,10 +41,10 @@ def waves(layers: Sequence[Layer], memory: int = MEMORY) -> list[list[Layer]]:
     groups: list[list[Layer]] = []
     used, seen = memory + 1, set[Hashable]()
     for layer in layers:
-        new = {_source(node): _bytes(layer) for node in layer.nodes if _source(node) not in seen}
+        new = {_source(node): _bytes(layer) for node in layer.products if _source(node) not in seen}
         if used + sum(new.values()) > memory:
             groups.append([])
-            new = {_source(node): _bytes(layer) for node in layer.nodes}
+            new = {_source(node): _bytes(layer) for node in layer.products}
             used, seen = 0, set()
         groups[-1].append(layer)
         used += sum(new.values())
@@ -57,11 +57,11 @@ def collect(
 ) -> dict[str, Statistics]:
     """Statistics by weight name for layers of @main. progress: called with the number of batches that are done.
 
-    A weight that several nodes use gets the average of their inputs; a layer that sees no rows is left out.
+    A weight that several nodes use gets the average of their inputs; layers that see no rows, and tables, are left out.
     Raises NomulError (NM101) for a batch that does not fit the module's inputs."""
     sums: dict[Hashable, _Sum] = {}
     wanted: dict[Value, list[tuple[_Sum, Node]]] = {}
-    for node in [node for layer in layers for node in layer.nodes]:
+    for node in [node for layer in layers for node in layer.products]:
         if (key := _source(node)) not in sums:
             sums[key] = _Sum()
             wanted.setdefault(_input(node), []).append((sums[key], node))
@@ -80,7 +80,7 @@ def collect(
         for param, array in zip(module.main.params, batch, strict=True):
             add(param, array)
         progress(number + 1)
-    joined = {layer.weight.name: _joined([sums[_source(node)] for node in layer.nodes]) for layer in layers}
+    joined = {layer.weight.name: _joined([sums[_source(node)] for node in layer.products]) for layer in layers}
     return {name: statistics for name, statistics in joined.items() if statistics}
 
 

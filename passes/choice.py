@@ -16,6 +16,7 @@ Act = Literal["f32", "i8", "i8-static"]
 Role = Literal["linear", "conv", "head", "embedding"]
 ACTS: tuple[str, ...] = get_args(Act)
 ROLES: tuple[str, ...] = get_args(Role)
+TABLE = ("embedding",)  # the roles of a table that is nothing but an embedding
 PLAIN = "f32"  # leaves a weight as the model has it
 ANY = "*"
 NEAR = 3
@@ -47,8 +48,10 @@ class Rule:
     levels: int = LEVELS
 
     def takes(self, names: Iterable[str], roles: Sequence[str]) -> bool:
-        """A table that is nothing but an embedding is only taken by a rule for embeddings."""
-        fits = self.role in roles if self.role else tuple(roles) != ("embedding",)
+        """A table that is nothing but an embedding is only taken by a rule for embeddings, or by one for some names
+        that leaves weights as they are."""
+        spares = self.encoding is None and self.match != ANY
+        fits = self.role in roles if self.role else spares or tuple(roles) != TABLE
         return fits and any(fnmatchcase(name, self.match) for name in names)
 
     def __str__(self) -> str:
@@ -62,12 +65,14 @@ class Recipe:
 
     strict: a layer that cannot have what its rule says is an error; else it gets the nearest thing that it can have.
     max_error: of each output, relative to its norm, that `--check` allows; None: any.
-    correct_means: biases of layers and norms take over mean errors of their outputs (`passes/correct_means.py`)."""
+    correct_means: biases of layers and norms take over mean errors of their outputs (`passes/correct_means.py`).
+    embeddings: of tables that are read by index alone and that no rule takes; None leaves them as they are."""
 
     rules: tuple[Rule, ...] = ()
     strict: bool = False
     max_error: float | None = None
     correct_means: bool = False
+    embeddings: Encoding | None = None
 
     @property
     def needs_calibration(self) -> bool:
@@ -75,8 +80,9 @@ class Recipe:
         return self.correct_means or any(rule.act == "i8-static" for rule in self.rules)
 
     def rule_of(self, names: Sequence[str], roles: Sequence[str]) -> Rule | None:
-        """The first rule that takes a layer."""
-        return next((rule for rule in self.rules if rule.takes(names, roles)), None)
+        """The first rule that takes a layer; behind all of them stands the one for tables."""
+        default = Rule(encoding=self.embeddings, role="embedding") if tuple(roles) == TABLE else None
+        return next((rule for rule in self.rules if rule.takes(names, roles)), default)
 
 
 def unmatched(rules: Iterable[Rule], names: Sequence[str]) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""Stores the weights of linear layers and convolutions in the encodings that a recipe names."""
+"""Stores the weights of linear layers, convolutions and embeddings in the encodings that a recipe names."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class Encode(Pass):
 
     batches: calibration data, one array for each input of the model; without it fitters see the weights alone.
     cache: a folder that keeps fitted layers for the case of an interrupt.  progress: text and done share of this pass.
-    Eligible are f32 weights that linear layers and convolutions without groups use as weights, and nobody else.
+    Eligible are f32 weights that linear layers and convolutions without groups use as weights, or whose rows are looked
+    up as embeddings, and that nobody else uses.
     Raises NomulError for all layers at once: NM457 a weight that cannot be stored, NM458 a rule that matches nothing,
     NM459 a strict recipe that asks for what a layer cannot have; NM101 for calibration data that does not fit."""
 
@@ -214,9 +215,9 @@ def _shape(weight: Weight) -> tuple[int, ...]:
 
 def _bias(layer: Layer) -> Weight | None:
     """The bias of a layer where it is a dense weight of this layer alone."""
-    if len(layer.nodes) != 1 or len(layer.nodes[0].args) < 3:
+    if len(layer.products) != 1 or len(layer.products[0].args) < 3:
         return None
-    bias = layer.nodes[0].args[2]
+    bias = layer.products[0].args[2]
     return bias if isinstance(bias, Weight) and len(bias.users) == 1 and bias.type.encoding is None else None
 
 
@@ -231,7 +232,7 @@ def _apply(module: Module, plan: Plan, fit: Fit) -> dict[str, Any]:
         bias = plan.bias.array()
         exchange(module, plan.bias, Weight.dense(plan.bias.name, (bias + error @ fit.mean).astype(bias.dtype)))
     exchange(module, weight, twin)
-    for node in plan.layer.nodes:
+    for node in plan.layer.products:
         node.attrs |= _act(plan.rule, fit)
     return {
         "name": weight.name,
@@ -239,7 +240,7 @@ def _apply(module: Module, plan: Plan, fit: Fit) -> dict[str, Any]:
         "roles": list(plan.layer.roles),
         "encoding": str(plan.encoding),
         "fitter": plan.fitter.name,
-        "act": plan.rule.act,
+        "act": plan.rule.act if plan.layer.products else PLAIN,
         "bits": round(plan.encoding.bits_per_weight(_shape(weight)), 4),
         "bytes": sum(array.nbytes for array in fit.fields.values()),
         "weights": accuracy(before, after).as_json(),

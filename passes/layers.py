@@ -1,25 +1,35 @@
-"""The layers of a module that have weights: their roles, their names, and whether their weights can be encoded."""
+"""The layers of a module that have weights, and tables of embeddings: their roles and names, and whether they can be
+encoded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nomul.ir.graph import Module, Node, Value, Weight
+from nomul.ir.graph import Constant, Module, Node, Value, Weight
 from nomul.ir.op import Kind
+from nomul.ir.shapes import ONE
 from nomul.ir.types import DType
 
 ENCODABLE = ("nn.linear", "nn.conv2d")
+LOOKUP = "index.gather"
+_PASSES_ON = ("view.concat", "ew.cast")
 _AFTER_HEAD = ("nn.softmax", "nn.log_softmax")  # what may follow the last layer beside element-wise work and views
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One weight matrix and the nodes that read it. names: what recipes may call it.  reason: why it stays."""
+    """One weight matrix and the nodes that read it. names: what recipes may call it.  reason: why it stays.
+
+    products: the nodes that multiply by it; others look up its rows."""
 
     weight: Weight
     nodes: tuple[Node, ...]
     roles: tuple[str, ...]
     reason: str | None
+
+    @property
+    def products(self) -> list[Node]:
+        return [node for node in self.nodes if node.op in ENCODABLE]
 
     @property
     def names(self) -> list[str]:
@@ -47,6 +57,8 @@ def refusal(weight: Weight) -> str | None:
     if not weight.fields:
         return "its data is not loaded"
     for node, position in weight.users:
+        if node.op == LOOKUP and position == 0 and node.attrs["axis"] == 0:
+            continue
         if node.op not in ENCODABLE or position != 1:
             return f"{node.op} uses it as operand {position}"
         if node.attrs.get("groups", 1) != 1:
@@ -57,12 +69,39 @@ def refusal(weight: Weight) -> str | None:
 def _roles(weight: Weight, heads: set[Node]) -> tuple[str, ...]:
     roles = []
     for node, position in weight.users:
-        if node.op == "index.gather" and position == 0:
+        if is_table_of(node, position):
             roles.append("embedding")
         elif node.op in ENCODABLE and position == 1:
             roles += ["head"] if node in heads else []
             roles.append("linear" if node.op == "nn.linear" else "conv")
     return tuple(dict.fromkeys(roles))
+
+
+def is_table_of(node: Node, position: int = 0) -> bool:
+    """Whether a node takes rows of this operand as embeddings: vectors that are not multiplied by others element by
+    element, as the cosines of positions are."""
+    table = node.args[position] if node.op == LOOKUP and position == 0 else None
+    if not isinstance(table, Weight) or table.type.rank < 2 or node.attrs["axis"] != 0:
+        return False
+    return not _is_factor(node.result)
+
+
+def _is_factor(value: Value) -> bool:
+    for node, position in value.users:
+        if node.op == "nn.rotary" and position > 0:
+            return True
+        others = [arg for arg in node.args if arg is not value and isinstance(arg, Value)]
+        if node.op == "ew.mul" and any(map(_is_computed_vector, others)):
+            return True
+        if (node.spec.kind is Kind.VIEW or node.op in _PASSES_ON) and _is_factor(node.result):
+            return True
+    return False
+
+
+def _is_computed_vector(value: Value) -> bool:
+    """A mask, which has one number for a row, is none."""
+    known = isinstance(value, Weight | Constant)
+    return not known and value.type.rank > 0 and value.shape[-1] != ONE
 
 
 def _heads(module: Module) -> set[Node]:

@@ -12,7 +12,7 @@ from nomul.options import Progress
 from nomul.passes.accuracy import Accuracy, accuracy, decibels
 from nomul.passes.calibrate import Batch
 from nomul.passes.graph_tools import exchange
-from nomul.passes.layers import ENCODABLE
+from nomul.passes.layers import ENCODABLE, is_table_of
 
 ROWS = 512  # of a layer's output in one batch; more are thinned out evenly
 MOST_ALONE = 64  # layers that are encoded alone, those with the largest errors of weights
@@ -25,7 +25,7 @@ def layer_outputs(plain: Module, encoded: Module, batches: Sequence[Batch]) -> d
         for module, found in zip((plain, encoded), kept, strict=True):
 
             def observe(node: Node, results: Sequence[np.ndarray], found: dict[str, list[np.ndarray]] = found) -> None:
-                if node.op in ENCODABLE:
+                if _is_layer(node):
                     found.setdefault(node.results[0].name, []).append(_channels(node, results[0]))
 
             interpreter.run(module, *batch, observer=observe)
@@ -37,11 +37,16 @@ def layer_outputs(plain: Module, encoded: Module, batches: Sequence[Batch]) -> d
 
 def _results(encoded: Module) -> dict[str, str]:
     """The result of the first layer that uses each encoded weight."""
-    return {
-        weight.name: weight.users[0][0].results[0].name
-        for weight in encoded.weights.values()
-        if weight.type.encoding is not None and weight.users
-    }
+    found: dict[str, str] = {}
+    for weight in encoded.weights.values():
+        results = [node.results[0].name for node, _ in weight.users if _is_layer(node)]
+        if weight.type.encoding is not None and results:
+            found[weight.name] = results[0]
+    return found
+
+
+def _is_layer(node: Node) -> bool:
+    return node.op in ENCODABLE or is_table_of(node)
 
 
 def _channels(node: Node, result: np.ndarray) -> np.ndarray:

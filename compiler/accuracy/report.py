@@ -119,7 +119,7 @@ def _log_softmax(rows: np.ndarray) -> np.ndarray:
 
 def is_logits(module: Module, value: Value) -> bool:
     """Whether an output comes from a head through element-wise work and views alone."""
-    heads = {node for layer in layers_of(module) if "head" in layer.roles for node in layer.nodes}
+    heads = {node for layer in layers_of(module) if "head" in layer.roles for node in layer.products}
     waiting = [value]
     while waiting:
         node = waiting.pop().producer

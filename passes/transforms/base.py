@@ -99,7 +99,7 @@ class Transform(Pass):
     def run(self, module: Module, report: Report) -> None:
         taken, refused = [], {}
         for request in self._requests(module):
-            reason = request.layer.reason or self._one_use(request) or self.refusal(request)
+            reason = request.layer.reason or _one_product(request.layer) or self.refusal(request)
             if reason:
                 refused[request.weight.name] = reason
             else:
@@ -121,10 +121,6 @@ class Transform(Pass):
                 found.append(Request(layer, rule, {**self.options, **dict(asked.options)}))
         return found
 
-    @staticmethod
-    def _one_use(request: Request) -> str | None:
-        return None if len(request.layer.nodes) == 1 else f"{len(request.layer.nodes)} layers use it"
-
     def statistics(self, module: Module, requests: Sequence[Request]) -> dict[str, Statistics]:
         """Of the layers' inputs, by weight name; empty without calibration data."""
         found: dict[str, Statistics] = {}
@@ -132,6 +128,13 @@ class Transform(Pass):
         for wave in waves(layers) if self.batches else []:
             found |= collect(module, wave, self.batches, lambda number: None)
         return found
+
+
+def _one_product(layer: Layer) -> str | None:
+    """Why it is not one node alone that multiplies by the weights, or None."""
+    if len(layer.nodes) != 1:
+        return f"{len(layer.nodes)} layers use it"
+    return None if layer.products else "its rows are looked up"
 
 
 def by_input(requests: Iterable[Request]) -> list[list[Request]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nomul.ir.encodings import get_encoding
 from nomul.ir.errors import NomulError
 from nomul.passes.choice import Recipe, Rule, Transformation
 from nomul.recipe import built_in, read_recipe
@@ -71,6 +72,33 @@ def test_built_in_recipes_say_what_they_are() -> None:
         assert all(rule.encoding is not None for rule in recipe.rules), name
 
 
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ("int8", "int8"),
+        ("fp4", "int8"),
+        ("f16", "f16"),
+        ("bf16", "bf16"),
+        ({"*": "split<columns=1>"}, "f16"),
+        ({"*": "f32"}, "None"),
+        ({"*.query.*": "int4"}, "None"),
+    ],
+)
+def test_embeddings_have_a_default_of_their_own(recipe: str | dict[str, str], expected: str) -> None:
+    assert str(read_recipe(recipe).embeddings) == expected
+
+
+def test_embeddings_may_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    for value, expected in (('"f32"', None), ('"int4<group=32>"', get_encoding("int4", group=32))):
+        path.write_text(f'embeddings = {value}\n[[layers]]\nweights = "int8"\n')
+        assert read_recipe(path).embeddings == expected
+    for value in ("8", '"int9"', "true"):
+        path.write_text(f'embeddings = {value}\n[[layers]]\nweights = "int8"\n')
+        with pytest.raises(NomulError, match=r"NM008.*embeddings"):
+            read_recipe(path)
+
+
 def test_every_wrong_word_is_named() -> None:
     wrong = {"a": "f12", "b": "f16", "c": "f16 by magic", "d": "ternary<planes=2> by hlq", "e": "int4<bits=3>"}
     with pytest.raises(NomulError) as caught:
@@ -133,3 +161,12 @@ def test_a_rule_takes_names_and_roles() -> None:
     assert Rule("a.*").takes(["x", "a.b"], [])
     assert not Rule("a.*", role="head").takes(["a.b"], ["linear"])
     assert Rule(role="head").takes(["a.b"], ["head", "linear"])
+
+
+def test_a_table_is_taken_by_rules_that_name_the_role_or_leave_it() -> None:
+    int8 = get_encoding("int8")
+    rules = (Rule("plain.*"), Rule("four.*", get_encoding("int4"), role="embedding"), Rule("*", int8))
+    recipe = Recipe(rules, embeddings=int8)
+    found = {name: recipe.rule_of([name], ["embedding"]) for name in ("plain.w", "four.w", "other.w")}
+    assert {name: str(rule) for name, rule in found.items()} == {"plain.w": "f32", "four.w": "int4", "other.w": "int8"}
+    assert str(Recipe(rules).rule_of(["other.w"], ["embedding"])) == "f32"

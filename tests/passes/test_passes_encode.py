@@ -69,14 +69,13 @@ def test_coarse_convolutions_without_data_are_told() -> None:
 
 
 def test_a_weight_that_another_op_reads_stays() -> None:
-    def tied(g: Graph) -> Value:
-        table = g.weight("table", 9, 4)
-        return g.b.nn.linear(g.b.index.gather(table, g.input("ids", "S", dtype="i64")), table)
+    def shared(g: Graph) -> Value:
+        table = g.weight("table", 4, 4)
+        return g.b.ew.add(g.b.nn.linear(g.input("x", "S", 4), table), g.b.reduce.sum(table, axes=(0,), keepdims=False))
 
-    module = built(tied)
-    assert layers_of(module)[0].roles == ("embedding", "linear")
-    outcome = apply(module, encode({"*": "f16"}))
-    assert outcome.module.weights["table"].type.encoding is None
+    module, report = run(built(shared), encode({"*": "f16"}))
+    assert module.weights["table"].type.encoding is None
+    assert report.notes == ["@table stays f32, not f16: reduce.sum uses it as operand 0"]
 
 
 def test_results_stay_close() -> None:
@@ -281,14 +280,3 @@ def test_the_cache_knows_other_data_and_other_weights(tmp_path: Path) -> None:
     (cache / "notes.txt").unlink()
     FitCache(cache).clear()
     assert not cache.exists()
-
-
-def test_embeddings_are_taken_by_rules_of_their_own_only() -> None:
-    def embedding(g: Graph) -> Value:
-        rows = g.b.index.gather(g.weight("table", 9, 8), g.input("ids", "S", dtype="i64"))
-        return g.b.nn.linear(rows, g.weight("w", 4, 8))
-
-    _, report = run(built(embedding), Encode(Recipe((Rule(encoding=get_encoding("f16")),), strict=True)))
-    assert report.notes == []
-    _, report = run(built(embedding), Encode(Recipe((Rule(encoding=get_encoding("f16"), role="embedding"),))))
-    assert report.notes == ["@table stays f32, not f16: index.gather uses it as operand 0"]
