@@ -11,6 +11,7 @@ import ctypes
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ from nomul.backends.group import Group
 from nomul.backends.select import Choice, choose
 from nomul.backends.target import Target, find_target
 from nomul.ir.builder import Builder
-from nomul.ir.dim import product
 from nomul.ir.graph import Func, Value
-from nomul.ir.types import Tensor
+from nomul.ir.syntax import parse_encoding
+from nomul.ir.types import DType, Tensor
 from nomul.timing import Job, measure
 
 SECONDS = 0.5  # for each case, the copy included
@@ -31,12 +32,22 @@ RNG = np.random.default_rng(1)
 
 @dataclass(frozen=True)
 class Case:
-    """build: from a builder and the parameters to the result.  shapes: of f32 parameters.  rows: i64 indices."""
+    """build: from a builder and the parameters to the result.  shapes: of f32 parameters.  rows: i64 indices.
+
+    encoding: of the first parameter, a weight."""
 
     name: str
     build: Callable[..., Value]
     shapes: tuple[tuple[int, ...], ...]
     rows: int = 0
+    encoding: str = ""
+
+    @property
+    def types(self) -> list[Tensor]:
+        types = [Tensor.of("f32", *shape) for shape in self.shapes]
+        if self.encoding:
+            types[0] = Tensor(DType.F32, types[0].shape, parse_encoding(self.encoding))
+        return [*types, *([Tensor.of("i64", self.rows)] if self.rows else [])]
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,8 @@ CASES = [
     Case("heads 1x512x12x32", lambda b, x: b.view.transpose(x, perm=(0, 2, 1, 3)), ((1, 512, 12, 32),)),
     Case("concat channels 2 x 24x320x48", lambda b, x, y: b.view.concat(x, y, axis=2), ((24, 320, 48),) * 2),
     Case("embedding 128 rows of 384", lambda b, x, i: b.index.gather(x, i), ((30522, 384),), rows=128),
+    Case("embedding, int8", lambda b, x, i: b.index.gather(x, i), ((30522, 384),), rows=128, encoding="int8"),
+    Case("embedding, int4", lambda b, x, i: b.index.gather(x, i), ((30522, 384),), rows=128, encoding="int4"),
     Case("mean over pixels 48x320x64", lambda b, x: b.reduce.mean(x, axes=(0, 1)), ((48, 320, 64),)),
     Case("mean over rows 64x15360", lambda b, x: b.reduce.mean(x, axes=(1,)), ((64, 15360),)),
     Case("argmax 40x6625", lambda b, x: b.reduce.argmax(x, axis=1), ((40, 6625),)),
@@ -84,27 +97,30 @@ CASES = [
 
 
 def make_group(case: Case) -> Group:
-    types = [Tensor.of("f32", *shape) for shape in case.shapes]
-    if case.rows:
-        types.append(Tensor.of("i64", case.rows))
-    func = Func("bench", [Value(f"x{number}", type) for number, type in enumerate(types)])
+    func = Func("bench", [Value(f"x{number}", type) for number, type in enumerate(case.types)])
     func.returns = [case.build(Builder(func), *func.params)]
-    return Group(func)
+    return Group(func, frozenset({0} if case.encoding else ()))
 
 
-def operand(type: Tensor, limit: int) -> np.ndarray:
+def operand(type: Tensor, limit: int) -> list[np.ndarray]:
+    """The memory of a parameter: of each field where it is encoded."""
     count = int(type.numel)
     drawn = RNG.integers(0, limit, count) if type.dtype.is_integer else RNG.standard_normal(count)
-    memory = aligned(int(type.bytes))
-    memory.view(type.dtype.numpy)[...] = drawn
-    return memory
+    arrays = [drawn.astype(type.dtype.numpy)]
+    if type.encoding is not None:
+        shape = tuple(int(size) for size in type.shape)
+        arrays = list(type.encoding.pack(arrays[0].reshape(shape)).values())
+    memories = [aligned(array.nbytes) for array in arrays]
+    for memory, array in zip(memories, arrays, strict=True):
+        memory.view(array.dtype)[...] = array.reshape(-1)
+    return memories
 
 
 def ours(group: Group, choice: Choice, target: Target) -> Job:
     """Runs all tiles of the kernel."""
     built, entry = choice.built[0], link(choice, target)
     limit = int(group.func.params[0].shape[0])
-    memories = [operand(param.type, limit) for param in group.func.params]
+    memories = [memory for param in group.func.params for memory in operand(param.type, limit)]
     memories += [aligned(int(type.bytes)) for type in group.results]
     scratch = aligned(int(built.scratch) + 64)
     pointers = [ctypes.c_void_p(memory.ctypes.data) for memory in (*memories, scratch)]
@@ -119,12 +135,11 @@ def copy(count: int) -> Job:
 
 
 def moved_bytes(case: Case, group: Group) -> int:
-    read = sum(int(param.type.bytes) for param in group.func.params)
-    written = sum(int(type.bytes) for type in group.results)
-    if case.rows:
-        whole = int(group.func.params[0].type.bytes)
-        read += case.rows * int(product(group.func.params[0].shape[1:])) * 4 - whole
-    return read + written
+    first, *others = (param.type for param in group.func.params)
+    shape = tuple(int(size) for size in first.shape)
+    bits = first.encoding.bits_per_weight(shape) if first.encoding else 32
+    read = prod((case.rows, *shape[1:]) if case.rows else shape) * bits / 8
+    return int(read) + sum(int(type.bytes) for type in (*others, *group.results))
 
 
 def run_case(case: Case, target: Target) -> Row:

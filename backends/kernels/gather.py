@@ -1,4 +1,6 @@
-"""index.gather: rows named by indices, with the nodes behind. An index is read once a row; rows go by vectors."""
+"""index.gather: rows named by indices, with the nodes behind. An index is read once a row; rows go by vectors.
+
+Rows of `int8` and `int4` tables are decoded as they are read; other encodings have the generic kernel."""
 
 from __future__ import annotations
 
@@ -8,8 +10,11 @@ from nomul.backends.kernels.affine import Form, NotAffine, flat
 from nomul.backends.kernels.terms import Axes, Lookup, Term, Walk
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
-from nomul.ir.graph import Node
-from nomul.ir.shapes import NOTHING, row_major
+from nomul.backends.tir.encoded_row import ENCODINGS, alignment, has_vectors
+from nomul.ir.encodings.low_bit import matrix_size
+from nomul.ir.graph import Node, Value
+from nomul.ir.shapes import NOTHING, ONE, row_major
+from nomul.ir.types import DType
 
 
 def refusal(group: Group) -> str | None:
@@ -33,7 +38,22 @@ def _gathered(walk: Walk, node: Node, axes: Axes) -> Term:
     loops = len(walk.space.sizes)
     row_start = Form(NOTHING, (NOTHING,) * loops)
     place = flat((*axes[:axis], row_start, *axes[behind:]), x.shape, loops)
-    return Lookup(walk.plain(x), place, index, x.shape[axis], row_major(x.shape)[axis])
+    table = _encoded(x, axis, place) if has_vectors(x.type.encoding) else walk.plain(x)
+    return Lookup(table, place, index, x.shape[axis], row_major(x.shape)[axis])
+
+
+def _encoded(table: Value, axis: int, place: Form) -> Value:
+    """The table itself, if vectors of its rows can be decoded. place: column of an element.  Raises NotAffine."""
+    if axis != 0 or table.dtype is not DType.F32:
+        raise NotAffine(f"{table} is encoded, and not gathered along its rows as f32")
+    _, columns = matrix_size(tuple(int(size) for size in table.shape))
+    multiple = alignment(table.type.encoding, columns)
+    if isinstance(multiple, str):
+        raise NotAffine(f"{table}: {multiple}")
+    for step in (place.offset, *place.steps):
+        if step != ONE and (step % multiple).value != 0:
+            raise NotAffine(f"vectors of {table} begin at other columns than multiples of {multiple}")
+    return table
 
 
 def rows(group: Group, target: Target) -> Built:
@@ -41,5 +61,5 @@ def rows(group: Group, target: Target) -> Built:
     return boxes.build(group, target, _boxes(group))
 
 
-for _encoding in (None, "f16", "bf16"):
+for _encoding in (None, "f16", "bf16", *ENCODINGS):
     kernel("index.gather", encoding=_encoding, accepts=refusal, rank=20)(rows)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from tvm import tirx
 
+from nomul.backends.decoders import element, sides_of
 from nomul.backends.emit import compute_type, emit, lanes_of, literal, widen
 from nomul.backends.frame import KernelFrame, split_index
 from nomul.backends.kernels.affine import Form
@@ -16,6 +17,7 @@ from nomul.backends.kernels.terms import Compute, Count, Given, Literal, Lookup,
 from nomul.backends.mathlib import bind
 from nomul.backends.storage import rounded
 from nomul.backends.tir.body import index, let, loop
+from nomul.backends.tir.encoded_row import has_vectors, row_vector
 from nomul.ir.dim import Dim
 from nomul.ir.shapes import NOTHING, ONE
 
@@ -159,13 +161,29 @@ class Elements:
         return bind(rounded(bind(value), term.dtype))
 
     def _looked_up(self, term: Lookup, visit: Callable[[Term], Expr], place: Expr, lanes: int, bases: Bases) -> Expr:
+        if has_vectors(term.param.type.encoding):
+            return self._decoded(term, visit, place, lanes, bases)
         if term in bases:
             return self.frame.read_flat(term.param, self._at(bases[term], term.place, place, lanes))
         moved = widen(self._at(bases[term.place], term.place, place, lanes), lanes)
         row = self._row_number(term, widen(visit(term.index), lanes), lanes)
         return self.frame.read_flat(term.param, moved + row * widen(self.frame.size(term.stride), lanes))
 
+    def _decoded(self, term: Lookup, visit: Callable[[Term], Expr], place: Expr, lanes: int, bases: Bases) -> Expr:
+        """Of an encoded table; its places are columns."""
+        row = bases[term] if term in bases else self._row_number(term, widen(visit(term.index), lanes), lanes)
+        column = self._at(bases[term.place], term.place, place, lanes)
+        packed, row_lanes = self.frame.packed_weight(term.param), lanes_of(row)
+        if lanes > 1 and row_lanes == 1 and self.along.step(term.place) == ONE:
+            return row_vector(packed, row, column.base, lanes)
+        sides = sides_of(packed)
+        count = max(row_lanes, lanes_of(column))
+        values = [bind(element(sides, _lane(row, lane), _lane(column, lane))) for lane in range(count)]
+        return values[0] if count == 1 else tirx.Shuffle(values, [tirx.const(lane, "int32") for lane in range(count)])
+
     def _row_base(self, term: Lookup, bases: Bases, number: Expr) -> Expr:
+        if has_vectors(term.param.type.encoding):
+            return self._row_number(term, number, 1)
         return let("row", bases[term.place] + self._row_number(term, number, 1) * self.frame.size(term.stride))
 
     def _row_number(self, term: Lookup, number: Expr, lanes: int) -> Expr:
@@ -230,6 +248,11 @@ def vector_lanes(frame: KernelFrame, term: Term, size: Dim) -> int:
     while size.value is not None and lanes > max(1, size.value):
         lanes //= 2
     return lanes
+
+
+def _lane(value: Expr, lane: int) -> Expr:
+    """One lane of a vector; a scalar is the same in all."""
+    return value if lanes_of(value) == 1 else bind(tirx.Shuffle([value], [tirx.const(lane, "int32")]))
 
 
 def _places(first: Expr, stride: Expr, lanes: int) -> Expr:
