@@ -6,6 +6,7 @@ from nomul.passes.channels_last import ChannelsLast
 from nomul.passes.common_subexpressions import CommonSubexpressions
 from nomul.passes.dead_code import DeadCode
 from nomul.passes.encode import Encode
+from nomul.passes.exchange_attention import ExchangeAttention
 from nomul.passes.fold_constants import FoldConstants
 from nomul.passes.fold_makers import FoldMakers
 from nomul.passes.group import Group
@@ -27,8 +28,9 @@ TRANSFORMS = (LowRank, Dictionary, Smooth, ColumnScale, Permute, Rotate, FastPro
 
 def phases(encode: Encode | None = None) -> list[Phase]:
     """From an imported module to one whose @main only calls fused groups. encode: with its recipe, of which the
-    transforms in front of it do what its rules ask for."""
+    passes in front of it do what its rules ask for."""
     encode = encode or Encode()
+    exchange = ExchangeAttention(encode.recipe, encode.batches)
     transforms = [kind(encode.recipe, encode.batches) for kind in TRANSFORMS]
     clean = Fixpoint((Rewrite("simplify"), FoldConstants(), CommonSubexpressions(), DeadCode()))
     fuse = Fixpoint((Rewrite("fuse"), *clean.passes))
@@ -37,6 +39,7 @@ def phases(encode: Encode | None = None) -> list[Phase]:
     return [
         Phase("clean", (InlineCalls(), clean)),
         Phase("fuse", (fuse,)),
+        Phase("exchange", (exchange, clean)),
         Phase("transform", (*transforms, clean)),
         Phase("encode", (encode,)),
         Phase("expand", (Rewrite("expand"), clean)),

@@ -99,11 +99,11 @@ def _show_code(dump: Dump) -> Show:
 def _refuse_late_recipe(module: Module, options: Options) -> None:
     """Raises NomulError (NM019)."""
     known = phases()
-    encoding = next(number for number, phase in enumerate(known) if phase.name == "encode")
-    behind = module.level == "exec" or place_behind(known, module.after).phase > encoding
-    if options.recipe.rules and behind:
-        message = "the module is behind the phase 'encode', so that a recipe comes too late"
-        raise NomulError("NM019", message, help="leave out the recipe, or compile an earlier file of the dump")
+    for name, rules in (("exchange", options.recipe.attention), ("encode", options.recipe.rules)):
+        number = next(number for number, phase in enumerate(known) if phase.name == name)
+        if rules and (module.level == "exec" or place_behind(known, module.after).phase > number):
+            message = f"the module is behind the phase '{name}', so that a recipe comes too late"
+            raise NomulError("NM019", message, help="leave out the recipe, or compile an earlier file of the dump")
 
 
 def _refuse_portable(options: Options) -> None:

@@ -3,7 +3,7 @@
     strict = false                       # optional: true makes a layer that cannot have its encoding an error
     max_error = 0.05                     # optional: of each output, relative to its norm; --check holds it
     correct_means = true                 # optional: biases take over mean errors of outputs on calibration data
-    embeddings = "int8"                  # optional: of tables that are read by index, see `_embedding_default`
+    embeddings = "int8"                  # optional: of tables that are read by index (`_embedding_default`)
 
     [[layers]]                           # the first rule that takes a layer decides
     match = "encoder.*.query.weight"     # glob over names of weights and layers; default "*"
@@ -14,18 +14,25 @@
     act_levels = 42                      # optional: the largest integer of such activations, at most 127
     transforms = ["rotate<block=128>"]   # optional (`nomul list transforms`): before the weights are encoded
 
-Also taken: the name of a built-in, an encoding for all layers ("f16"), or {glob: "ENCODING by FITTER"}.
+    [[attention]]                        # the first rule that takes a softmax attention decides
+    match = "encoder.layer.*"            # glob over names of layers with attention; default "*"
+    form = "window"                      # `nomul list forms`; all other keys are its options
+    window = 256
+
+Also taken: the name of a built-in, an encoding for all layers ("f16"), {glob: "ENCODING by FITTER"}, or what a file
+would hold as a dictionary ({"attention": [{"form": "window", "window": 256}]}).
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nomul.ir.encodings import Encoding, all_encodings, get_encoding
 from nomul.ir.encodings.half import SixteenBit
@@ -34,16 +41,19 @@ from nomul.ir.expressions import TextFault
 from nomul.ir.quantise import LEVELS
 from nomul.ir.syntax import parse_encoding
 from nomul.passes.choice import ACTS, ANY, PLAIN, ROLES, Recipe, Rule, Transformation
+from nomul.passes.exchange import AttentionRule, all_forms, read_form
 from nomul.passes.fit import find_fitter
 from nomul.passes.transforms import read_transformation
 
-RecipeLike = str | Path | Mapping[str, str] | Recipe | None
+RecipeLike = str | Path | Mapping[str, Any] | Recipe | None
 SUFFIX = ".toml"
 _TEXTS = {"match", "role", "weights", "fitter", "act"}
 _KEYS = {*_TEXTS, "act_levels", "transforms"}
 _SETTINGS = ("max_error", "embeddings")
+T = TypeVar("T")
 _FLAGS = ("strict", "correct_means")
-_SHAPE = 'a rule is [[layers]] with weights = "ENCODING" (nomul explain NM008)'
+_LISTS = ("layers", "attention")
+_SHAPE = 'a rule is [[layers]] with weights = "ENCODING", or [[attention]] with form = "FORM" (nomul explain NM008)'
 
 
 def read_recipe(recipe: RecipeLike) -> Recipe:
@@ -53,6 +63,8 @@ def read_recipe(recipe: RecipeLike) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, Mapping):
+        if not all(isinstance(text, str) for text in recipe.values()):
+            return _tables(recipe, "the recipe")
         return _rules([{"match": match, **_split(text)} for match, text in recipe.items()])
     if isinstance(recipe, str) and recipe in built_in():
         return _parse(built_in()[recipe], f"the recipe {recipe}")
@@ -74,18 +86,23 @@ def _read_file(path: Path) -> Recipe:
         raise NomulError("NM008", f"cannot read the recipe {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise NomulError("NM008", f"the recipe {path} is not TOML: {error}") from None
-    return _parse(text, f"the recipe {path}")
+    return _parse(text, f"the recipe {path}", path.parent)
 
 
-def _parse(text: str, what: str) -> Recipe:
+def _parse(text: str, what: str, folder: Path | None = None) -> Recipe:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise NomulError("NM008", f"{what} is not TOML: {error}") from None
-    unknown = sorted(set(data) - {"layers", *_SETTINGS, *_FLAGS})
-    layers, flags = data.get("layers"), {name: data.get(name, False) for name in _FLAGS}
-    if unknown or not isinstance(layers, list) or not all(isinstance(rule, dict) for rule in layers):
-        reason = f"has unknown keys ({', '.join(unknown)})" if unknown else "has no list [[layers]]"
+    return _tables(data, what, folder)
+
+
+def _tables(data: Mapping[str, Any], what: str, folder: Path | None = None) -> Recipe:
+    """folder: where relative paths in it begin."""
+    unknown = sorted(map(str, set(data) - {*_LISTS, *_SETTINGS, *_FLAGS}))
+    lists, flags = [data[name] for name in _LISTS if name in data], {name: data.get(name, False) for name in _FLAGS}
+    if unknown or not lists or not all(_is_list_of_rules(rules) for rules in lists):
+        reason = f"has unknown keys ({', '.join(unknown)})" if unknown else "has no list [[layers]] or [[attention]]"
         raise NomulError("NM008", f"{what} {reason}", help=_SHAPE)
     for name, value in flags.items():
         if not isinstance(value, bool):
@@ -93,8 +110,13 @@ def _parse(text: str, what: str) -> Recipe:
     limit = data.get("max_error")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
         raise NomulError("NM008", f"{what}: max_error is a number above 0, not {limit!r}")
-    recipe = replace(_rules(layers), max_error=limit, **flags)
+    recipe = _rules(data.get("layers", ()), data.get("attention", ()), folder)
+    recipe = replace(recipe, max_error=limit, **flags)
     return replace(recipe, embeddings=_embeddings(data["embeddings"], what)) if "embeddings" in data else recipe
+
+
+def _is_list_of_rules(rules: Any) -> bool:
+    return isinstance(rules, list) and all(isinstance(rule, dict) for rule in rules)
 
 
 def _embeddings(text: Any, what: str) -> Encoding | None:
@@ -113,18 +135,40 @@ def _split(text: str) -> dict[str, str]:
     return {"weights": weights.strip(), **({"fitter": fitter.strip()} if by else {})}
 
 
-def _rules(tables: Iterable[Mapping[str, Any]]) -> Recipe:
-    rules, problems = [], []
-    for number, table in enumerate(tables, 1):
-        try:
-            rules.append(_rule(table))
-        except (ValueError, TypeError) as error:
-            place = f"'{table['match']}'" if "match" in table else f"rule {number}"
-            known = ", ".join([PLAIN, *all_encodings()])
-            problems.append(Problem("NM009", f"{error} (for {place})", help=f"encodings: {known}"))
+def _rules(
+    tables: Iterable[Mapping[str, Any]], attention: Iterable[Mapping[str, Any]] = (), folder: Path | None = None
+) -> Recipe:
+    problems: list[Problem] = []
+    rules = _read_all(tables, _rule, f"encodings: {', '.join([PLAIN, *all_encodings()])}", problems)
+    forms = f"forms: {', '.join(all_forms())}"
+    exchanges = _read_all(attention, partial(_attention_rule, folder=folder), forms, problems)
     if problems:
         raise NomulError.many(problems)
-    return Recipe(tuple(rules), embeddings=_embedding_default(rules))
+    return Recipe(tuple(rules), embeddings=_embedding_default(rules), attention=tuple(exchanges))
+
+
+def _read_all(
+    tables: Iterable[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], T], help: str, problems: list[Problem]
+) -> list[T]:
+    rules = []
+    for number, table in enumerate(tables, 1):
+        try:
+            rules.append(read(table))
+        except (ValueError, TypeError) as error:
+            place = f"'{table['match']}'" if "match" in table else f"rule {number}"
+            problems.append(Problem("NM009", f"{error} (for {place})", help=help))
+    return rules
+
+
+def _attention_rule(table: Mapping[str, Any], folder: Path | None) -> AttentionRule:
+    """Raises ValueError or TypeError for what does not exist."""
+    for key in ("match", "form"):
+        if key in table and not isinstance(table[key], str):
+            raise ValueError(f"{key} must be a text, not {table[key]!r}")
+    if "form" not in table:
+        raise ValueError("the rule does not say a form")
+    options = {key: value for key, value in table.items() if key not in ("match", "form")}
+    return AttentionRule(table.get("match", ANY), read_form(table["form"], options, folder))
 
 
 def _embedding_default(rules: Iterable[Rule]) -> Encoding | None:

@@ -57,6 +57,7 @@ def describe(module: Module, selection: Selection, plan: Plan) -> dict[str, Any]
         "weights_table": weight_facts(module.weights.values()),
         "weights_bytes": len(plan.weights),
         "encoded": module.source.get("encoded", []),
+        "exchanged": list(module.source.get("exchanged", [])),
         "notes": list(module.source.get("notes", [])),
         "kernels": [_kernel(choice, runs, selection) for choice in selection.unique],
         "runs": [_run(node, choices[id(selection.choices[node.attrs["func"]])]) for node in runs],

@@ -1,4 +1,5 @@
-"""What a recipe says: rules that choose an encoding, a fitter and the activations' type for layers by name and role."""
+"""What a recipe says: rules that choose an encoding, a fitter and the activations' type for layers by name and role,
+and rules that choose a form for attention."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Literal, get_args
 from nomul.ir.encodings import Encoding
 from nomul.ir.errors import Problem
 from nomul.ir.quantise import LEVELS
+from nomul.passes.exchange.base import AttentionRule
 
 Act = Literal["f32", "i8", "i8-static"]
 Role = Literal["linear", "conv", "head", "embedding"]
@@ -63,6 +65,7 @@ class Rule:
 class Recipe:
     """Rules; the first that takes a layer decides, and a layer that none takes stays as it is.
 
+    attention: which softmax attentions get another form.
     strict: a layer that cannot have what its rule says is an error; else it gets the nearest thing that it can have.
     max_error: of each output, relative to its norm, that `--check` allows; None: any.
     correct_means: biases of layers and norms take over mean errors of their outputs (`passes/correct_means.py`).
@@ -73,6 +76,7 @@ class Recipe:
     max_error: float | None = None
     correct_means: bool = False
     embeddings: Encoding | None = None
+    attention: tuple[AttentionRule, ...] = ()
 
     @property
     def needs_calibration(self) -> bool:
@@ -87,10 +91,14 @@ class Recipe:
 
 def unmatched(rules: Iterable[Rule], names: Sequence[str]) -> list[Problem]:
     """A problem for every rule whose pattern names nothing, with the names that come nearest."""
-    problems = []
-    for rule in rules:
-        if not any(fnmatchcase(name, rule.match) for name in names) and rule.match != ANY:
-            near = difflib.get_close_matches(rule.match, names, NEAR, cutoff=0.4)
-            hint = f"near to it: {', '.join(near)}" if near else f"names begin as in: {', '.join(names[:NEAR])}"
-            problems.append(Problem("NM458", f"no weight and no layer matches '{rule.match}'", help=hint))
-    return problems
+    patterns = [rule.match for rule in rules if rule.match != ANY]
+    return [problem for match in patterns if (problem := no_match(match, names, "no weight and no layer"))]
+
+
+def no_match(pattern: str, names: Sequence[str], nothing: str) -> Problem | None:
+    """The problem that a pattern names nothing, with the names that come nearest; None where it names something."""
+    if any(fnmatchcase(name, pattern) for name in names):
+        return None
+    near = difflib.get_close_matches(pattern, names, NEAR, cutoff=0.4)
+    hint = f"near to it: {', '.join(near)}" if near else f"names begin as in: {', '.join(names[:NEAR])}"
+    return Problem("NM458", f"{nothing} matches '{pattern}'", help=hint if names else None)

@@ -1,14 +1,17 @@
-"""Lists what is built in: ops, rules, passes, kernels, targets, encodings, fitters, recipes, transforms, errors."""
+"""Lists what is built in: ops, rules, passes, kernels, targets, encodings, fitters, recipes, transforms, forms of
+attention, errors."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from typing import Any
 
 from nomul.console import table
 
-HELP = "list ops, rules, passes, kernels, targets, encodings, fitters, recipes, transforms or errors"
+HELP = "list ops, rules, passes, kernels, targets, encodings, fitters, recipes, transforms, forms or errors"
 Rows = tuple[tuple[str, ...], list[tuple[object, ...]]]
 
 
@@ -112,6 +115,20 @@ def _transforms() -> Rows:
     return ("transform", "options", "what it does"), rows
 
 
+def _forms() -> Rows:
+    from nomul.passes.exchange import all_forms
+
+    rows: list[tuple[object, ...]] = [
+        (name, ", ".join(_option_text(field) for field in fields(kind)), _first_line(kind.__doc__))
+        for name, kind in all_forms().items()
+    ]
+    return ("form", "options", "attention that a recipe may ask for"), rows
+
+
+def _option_text(field: Field[Any]) -> str:
+    return field.name if field.default in (MISSING, "") else f"{field.name}={field.default}"
+
+
 def _recipes() -> Rows:
     from nomul.recipe import built_in
 
@@ -135,5 +152,6 @@ CATALOGUES: dict[str, Callable[[], Rows]] = {
     "fitters": _fitters,
     "recipes": _recipes,
     "transforms": _transforms,
+    "forms": _forms,
     "errors": _errors,
 }
