@@ -63,6 +63,10 @@ class DotShape:
     def is_padded(self) -> bool:
         return self.padded != self.size
 
+    def sums_fit(self, largest: int) -> bool:
+        """Whether 32 bits hold the sums of a group for rows of integers of at most this magnitude."""
+        return largest * max(self.codes.largest, 255) * self.size < 2**31
+
     def vectors(self, part: int) -> int:
         """Of a unit of a part."""
         return sum(self.unit * width // 32 for width in self.codes.parts[part])

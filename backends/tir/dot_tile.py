@@ -28,7 +28,10 @@ from nomul.backends.tir.vectors import lanes_at, load, prefetch, spread
 Expr = Any
 BLOCKS = PANEL // BLOCK
 _AHEAD = 1024 // 4  # elements: how far ahead of their use weights are brought into the second-level cache
-AHEAD_ROWS = 2  # more rows take longer than the weights from memory
+_FAR_AHEAD = 16384 // 4  # the same for those that take longer to multiply than to come
+_SLOW = 8  # dot products of a vector of packed weights from which on that is so
+_AHEAD_ROWS = 4  # more rows take longer than weights from memory that need no unpacking
+_MOST_AHEAD = 16384 // 4  # the same where tiles of rows follow each other group by group: a whole group
 _IN_PLACE_ROWS = 2
 
 
@@ -94,6 +97,7 @@ class DotTile:
         self._full = min(full, max(counts))
         self._rest = [power for power in rest if any(count % self._full & power for count in counts)]
         self._sums = local("dot_sums", "int32", self.registers.sums * self.lanes)
+        self.ahead: Expr = index(_AHEAD)
 
     @property
     def sums_each(self) -> int:
@@ -123,6 +127,7 @@ class DotTile:
         """Sums of `count` rows into the totals."""
         if not self._is_single:
             self._clear(count)
+        self.ahead = self._distance(count)
         with loop("group", self.shape.groups) as group:
             if self.shape.codes.ones:
                 self._add_ones(rows, count, group)
@@ -136,6 +141,19 @@ class DotTile:
                     with when(tirx.bitwise_and(left, index(height)) != 0):
                         row = let("row", done + tirx.bitwise_and(left, index(-2 * height)))
                         self.passes(height, weights, rows, row, (group, term))
+
+    def _distance(self, count: Expr) -> Expr:
+        """Elements from those that are used to those that are prefetched. While the second tile of rows goes through a
+        group, and all behind it, the next group comes from memory; one tile by itself has nothing to wait for."""
+        stride = self.stream_stride
+        if stride > _MOST_AHEAD:
+            return index(_AHEAD)
+        return let("ahead", tirx.Select(count > self._full, index(max(stride, _AHEAD)), index(_AHEAD)))
+
+    @property
+    def stream_stride(self) -> int:
+        """Elements of a group's term."""
+        return self.shape.term_stride
 
     def _clear(self, count: Expr) -> None:
         with loop("vector", count * (PANEL // self.lanes)) as vector:
@@ -252,12 +270,12 @@ class _Tile:
 
     def _sum(self, source: Source, number: Expr, q: Any, starts: Sequence[Expr]) -> None:
         """All products of one summand."""
-        owner, ahead = self.owner, self.weights.ahead and self.height <= AHEAD_ROWS
+        owner, distance = self.owner, self._distance(source)
         place = let("weights_start", self.weights.start(*self.part, number) + self.column)
         with loop("unit", owner.shape.padded // source.columns) as unit:
             unit_start = let("unit_start", place + unit * source.stride)
-            if ahead:
-                prefetch_ahead(source, unit_start, self.vectors * owner.lanes)
+            if distance is not None:
+                prefetch_ahead(source, unit_start, self.vectors * owner.lanes, distance)
             reader = source.reader(unit_start)
             for piece in range(source.columns // RUN):
                 offset = let("offset", unit * source.columns + piece * RUN)
@@ -268,6 +286,13 @@ class _Tile:
                     for r in range(self.height):
                         at = self._number(plane, r, v)
                         owner.store_sum(at, owner.dot.add(owner.load_sum(at), ready, activations[r]))
+
+    def _distance(self, source: Source) -> Expr:
+        """How many elements ahead weights are prefetched, or None."""
+        if not self.weights.ahead or (self.height > _AHEAD_ROWS and isinstance(source, Panel)):
+            return None
+        dots = self.height * (source.columns // RUN) // (source.stride // PANEL)
+        return index(_FAR_AHEAD) if dots >= _SLOW else self.owner.ahead
 
     def _scale(self, end: int, begin: Sequence[Callable[[int], Expr]]) -> None:
         """Before summand `end`: where its factor is lower, multiply the sums by a power of two, and put what they begin
@@ -297,10 +322,11 @@ class _Tile:
         return result
 
 
-def prefetch_ahead(source: Source, start: Expr, used: int) -> None:
-    """For `used` elements of each vector of a unit that begins at `start`, those that come a while later."""
+def prefetch_ahead(source: Source, start: Expr, used: int, distance: Expr) -> None:
+    """For `used` elements of each vector of a unit that begins at `start`, those that come so many elements later."""
+    ahead = let("ahead", start + distance)
     for first in range(0, source.stride, PANEL):
-        prefetch(source.buffer, start + (first + _AHEAD), used, cache=2)
+        prefetch(source.buffer, ahead + first, used, cache=2)
 
 
 def _repeated(q: Any, place: Expr, lanes: int) -> Expr:

@@ -35,7 +35,7 @@ class PackedWeights:
     """Make it outside of loops: its tables are in registers. encoding: what has the numbers of the shape."""
 
     def __init__(self, frame: KernelFrame, w: Value, shape: DotShape, encoding: Grouped) -> None:
-        self._frame, self._shape = frame, shape
+        self._frame, self.shape = frame, shape
         self.lanes = frame.target.vector_bytes // 4
         self._scale_type = DType.from_numpy(encoding.scale_dtype)
         names = ["codes", "scale", "zero", "table"] if shape.codes.offset is None else ["codes", "scale", "table"]
@@ -45,7 +45,7 @@ class PackedWeights:
         self.panel: Expr = None
 
     def _load_tables(self) -> ByteTables | None:
-        codes = self._shape.codes
+        codes = self.shape.codes
         if not codes.tables:
             return None
         entries = 1 << sum(codes.parts[0])
@@ -54,7 +54,7 @@ class PackedWeights:
     @property
     def is_plain(self) -> bool:
         """Whether the packed bytes can be multiplied as they are."""
-        codes = self._shape.codes
+        codes = self.shape.codes
         return codes.parts == ((8,),) and not codes.tables
 
     def look_at(self, panel: Expr) -> None:
@@ -69,13 +69,13 @@ class PackedWeights:
     def sources(self, rows: int) -> Sources:
         if self.is_plain:
             return [byte_source.Panel(self.fields["codes"], self.lanes)]
-        codes, buffer = self._shape.codes, self.fields["codes"]
+        codes, buffer = self.shape.codes, self.fields["codes"]
         is_one_field = len(codes.summands) == 1 and len(codes.parts[0]) == 1 and not codes.tables
         in_place = is_one_field and Registers.of(self._frame.target).keeps(rows, 8 // codes.parts[0][0])
-        return [Packed(buffer, self.lanes, self._shape, summand, self.tables, in_place) for summand in codes.summands]
+        return [Packed(buffer, self.lanes, self.shape, summand, self.tables, in_place) for summand in codes.summands]
 
     def _start(self, group: Expr, term: Expr, number: Expr) -> Expr:
-        shape = self._shape
+        shape = self.shape
         panel = self.panel * shape.panel_stride + group * shape.group_stride
         part = shape.codes.summands[int(number)].part
         return panel + term * shape.term_stride + shape.part_offset(part)
@@ -85,19 +85,19 @@ class PackedWeights:
         return Scaling(self._scale, self.zero if "zero" in self.fields else None)
 
     def _scale(self, group: Expr, number: Expr, column: Expr) -> Expr:
-        codes = self._shape.codes
-        place = ((self.panel * self._shape.groups + group) * codes.scales + number) * PANEL + column
+        codes = self.shape.codes
+        place = ((self.panel * self.shape.groups + group) * codes.scales + number) * PANEL + column
         raw = let("raw", load(self.fields["scale"], place, self.lanes))
         scale = from_storage(raw, self._scale_type, self._frame.target)
         return scale if codes.unit == 1 else scale * spread(tirx.FloatImm("float32", codes.unit), self.lanes)
 
     def zero(self, group: Expr, column: Expr) -> Expr:
-        place = (self.panel * self._shape.groups + group) * PANEL + column
+        place = (self.panel * self.shape.groups + group) * PANEL + column
         return tirx.Cast(f"int32x{self.lanes}", load(self.fields["zero"], place, self.lanes))
 
     # -- a panel in scratch --------------------------------------------------------------------------------------
     def unpacked(self, scratch: Scratch) -> UnpackedPanel:
-        return UnpackedPanel(self, self._shape, scratch, self.lanes)
+        return UnpackedPanel(self, self.shape, scratch, self.lanes)
 
 
 class UnpackedPanel:

@@ -12,10 +12,11 @@ import numpy as np
 from tvm import tirx
 
 from nomul.backends.expressions import bind
+from nomul.backends.tir.vectors import spread
 from nomul.ir.quantise import LEAST, LEVELS
 
 Expr = Any
-_INFINITY = 0x7F800000
+INFINITY = 0x7F800000
 _ROUNDER = np.float32(1.5 * 2**23)  # x + _ROUNDER has the integer nearest to x, halves to even, in its lowest bits
 
 
@@ -30,13 +31,15 @@ class RowScale(NamedTuple):
 
 
 def magnitude(x: Expr) -> Expr:
-    """int32 bits of |x|."""
-    return bind(tirx.bitwise_and(tirx.reinterpret("int32", x), _integer(0x7FFFFFFF)))
+    """int32 bits of |x|, a number or a vector."""
+    lanes = int(x.ty.dtype.lanes)
+    bits = tirx.reinterpret("int32" if lanes == 1 else f"int32x{lanes}", x)
+    return bind(tirx.bitwise_and(bits, spread(_integer(0x7FFFFFFF), lanes)))
 
 
 def row_scale(largest: Expr, attrs: Mapping[str, Any]) -> RowScale:
     """For the largest `magnitude` of a row, and the attributes of nn.quantise."""
-    finite = bind(largest < _integer(_INFINITY))
+    finite = bind(largest < _integer(INFINITY))
     if attrs["act"] == "i8-static":
         scale = _real(attrs["act_scale"])
         inverse = _real(np.float32(1) / np.float32(attrs["act_scale"]))
@@ -45,7 +48,7 @@ def row_scale(largest: Expr, attrs: Mapping[str, Any]) -> RowScale:
         zero = bind(most < _real(float(LEAST)))
         scale = tirx.Select(zero, _real(0.0), bind(most / _real(attrs["levels"])))
         inverse = tirx.Select(zero, _real(0.0), bind(_real(attrs["levels"]) / most))
-    nothing = tirx.reinterpret("float32", _integer(_INFINITY | 1 << 22))
+    nothing = tirx.reinterpret("float32", _integer(INFINITY | 1 << 22))
     return RowScale(finite, bind(inverse), bind(tirx.Select(finite, scale, nothing)), attrs["levels"])
 
 

@@ -18,7 +18,7 @@ from nomul.backends.target import Target
 from nomul.backends.tir.body import index, let, loop
 from nomul.backends.tir.byte_table import repeated, shuffled_bytes
 from nomul.backends.tir.dot_rows import DotRows
-from nomul.backends.tir.dot_tile import AHEAD_ROWS, BLOCKS, DotTile, Weights, prefetch_ahead
+from nomul.backends.tir.dot_tile import BLOCKS, DotTile, Weights, prefetch_ahead
 from nomul.backends.tir.scratch import Region
 from nomul.backends.tir.sparse_weights import SparseWeights
 from nomul.backends.tir.vectors import load, spread
@@ -37,6 +37,10 @@ class SparseTile(DotTile):
     @property
     def needs_sums(self) -> bool:
         return False
+
+    @property
+    def stream_stride(self) -> int:
+        return self._sparse.kept.term_stride
 
     @property
     def sums_each(self) -> int:
@@ -66,8 +70,7 @@ class SparseTile(DotTile):
             readers = []
             for stream, start in ((source, codes_start), (places, places_start)):
                 place = let("unit_start", start + unit * stream.stride)
-                if len(starts) <= AHEAD_ROWS:
-                    prefetch_ahead(stream, place, vectors * self.lanes)
+                prefetch_ahead(stream, place, vectors * self.lanes, self.ahead)
                 readers.append(stream.reader(place))
             begin = let("columns_start", unit * self.shape.unit)
             for window in range(self._sparse.unit_windows):

@@ -9,12 +9,20 @@ from nomul.backends.dot_codes.sparse import WINDOW, SparseShape
 from nomul.backends.group import Group
 from nomul.backends.kernels.dot_sparse import shape_of
 from nomul.backends.layouts.nm64 import pack_encoded
-from nomul.ir.encodings.terms import EncodedArray
 from nomul.ir.syntax import parse_encoding
-from tests.backends.test_dot import BEST, LEVELS, check, compiled, kernel_of, linear, runnable
-from tests.backends.test_encoded import IMAGE, activations, conv, weight
+from tests.backends.test_encoded import conv, weight
+from tests.dot_harness import (
+    BEST,
+    LEVELS,
+    check,
+    check_images,
+    check_large_sums,
+    check_rows,
+    compiled,
+    kernel_of,
+    linear,
+)
 from tests.ir.encodings.test_low_bit import EXAMPLES
-from tests.kernel_harness import reference
 
 FEW = ("nm<n=2, m=4, value=int8<group=32>>", "nm<n=2, m=3, value=ternary>")
 QUICK = {
@@ -43,22 +51,14 @@ ALL = tuple(dict.fromkeys([*MORE, *QUICK[BEST]]))
 
 @pytest.mark.parametrize("on", LEVELS)
 def test_linear(on: str) -> None:
-    runnable(on)
-    for number, run in enumerate(compiled(on, *map(linear, QUICK.get(on, FEW)))):
-        for rows in (1, 2, 3, 4, 7, 67)[number % 2 :: 2]:
-            check(run, rows, rows, exact=True, pieces=1 + rows % 3)
-        check(run, 25, 4, exact=False, pieces=2)
-        check(run, 3, 5, exact=False, pieces=1)
+    check_rows(on, QUICK.get(on, FEW), (1, 2, 3, 4, 7, 67))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", ALL)
 @pytest.mark.parametrize("on", LEVELS)
 def test_all_encodings(on: str, text: str) -> None:
-    runnable(on)
-    for run in compiled(on, linear(text)):
-        for rows in (1, 2, 3, 4, 5, 8, 24, 30, 67, 193):
-            check(run, rows, rows, exact=rows != 30, pieces=1 + rows % 4)
+    check_rows(on, [text], (1, 2, 3, 4, 5, 8, 24, 30, 67, 193), skip=False)
 
 
 def drawn(rng: np.random.Generator) -> Group:
@@ -77,7 +77,6 @@ def test_drawn(seed: int) -> None:
     """200 cases each: levels, encodings, sizes; rows of every number to 67."""
     rng = np.random.default_rng(seed)
     on = LEVELS[seed % len(LEVELS)]
-    runnable(on)
     for run in compiled(on, *(drawn(rng) for _ in range(4))):
         for case in range(50):
             rows = int(rng.integers(1, 6 if case % 2 else 68))
@@ -87,32 +86,15 @@ def test_drawn(seed: int) -> None:
 def test_conv2d() -> None:
     """Windows in the order of their columns, and pixels as they are."""
     pointwise = {"pads": (0, 0, 0, 0), "strides": (1, 1)}
-    groups = [
+    check_images(
+        BEST,
         conv(parse_encoding("nm<n=2, m=4, value=int8>"), act=True),
         conv(parse_encoding("nm<n=2, m=3, value=int4<group=32>>"), act=True, kernel=(1, 1), **pointwise),
-    ]
-    for number, run in enumerate(compiled(BEST, *groups)):
-        rng, w_type = np.random.default_rng(number), run.group.func.params[2].type
-        assert w_type.encoding is not None
-        w = weight(w_type.encoding, number, *(int(size) for size in w_type.shape), exact=True)
-        bias = rng.integers(-9, 9, w.shape[0]).astype(np.float32)
-        inputs = [activations(rng, True, *IMAGE), np.array([1, 2], np.float32), w, bias]
-        for pieces in (1, 3):
-            np.testing.assert_array_equal(run(*inputs, pieces=pieces)[0], reference(run.group, inputs)[0])
+    )
 
 
 def test_large_sums() -> None:
-    """The largest products of all encodings' bytes, in one sign."""
-    texts = ("nm<value=int8>", "nm<n=3, m=4, value=int4<zero=1>>")
-    for run in compiled(BEST, *(linear(text, 4096, 64) for text in texts)):
-        encoding = run.group.func.params[2].type.encoding
-        assert encoding is not None
-        fields = encoding.pack(np.ones((64, 4096), np.float32))
-        fields["scale"] = np.ones_like(fields["scale"])
-        w = EncodedArray(encoding, fields, (64, 4096), np.dtype(np.float32))
-        for rows, sign in ((1, -127), (9, 127)):
-            inputs = [np.full((rows, 4096), sign, np.int8), np.ones(rows, np.float32), w, np.zeros(64, np.float32)]
-            np.testing.assert_array_equal(run(*inputs)[0], reference(run.group, inputs)[0])
+    check_large_sums(("nm<value=int8>", "nm<n=3, m=4, value=int4<zero=1>>"), {1: -1, 9: 1})
 
 
 @pytest.mark.parametrize(("value", "bits"), [("int8", (5, 2.5, 5.5, 2.75, 3)), ("int4", (3, 1.5, 3.5, 1.75, 2))])
