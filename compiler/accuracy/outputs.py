@@ -78,11 +78,12 @@ def sensitivities(plain: Module, encoded: Module, sample: Batch, progress: Progr
     for number, fact in enumerate(facts, 1):
         progress(f"sensitivity {number}/{len(facts)}", 0.9 * number / len(facts))
         given = interpreter.run(_alone(plain, encoded, fact["name"]), *sample)
-        found[fact["name"]] = round(min(map(_ratio, expected, given), default=0.0), 2)
+        found[fact["name"]] = round(min(map(ratio, expected, given), default=0.0), 2)
     return found
 
 
-def _ratio(expected: np.ndarray, given: np.ndarray) -> float:
+def ratio(expected: np.ndarray, given: np.ndarray) -> float:
+    """Of signal to error, in decibels."""
     wide = expected.astype(np.float64)
     return decibels(float(np.square(wide).sum()), float(np.square(wide - given).sum()))
 

@@ -34,6 +34,8 @@ _LAYERS = (
     "its error",
     "alone, model SQNR dB",
 )
+_OUTPUTS = ("output", "SQNR dB", "cosine", "worst channel", "its error", "KL, nats")
+_ATTENTION = ("layer", "form", *_OUTPUTS[1:-1], "alone, model SQNR dB")
 _WORK = ("layer", "weights", "inputs", "multiply", "add", "shift", "look up", "scale", "uJ", "uJ in f32")
 
 
@@ -45,9 +47,8 @@ def page(data: dict[str, Any]) -> str:
         f"<h1>{title}</h1>",
         f"<p>{len(layers)} encoded layers; inputs: {escape(data['inputs'])}.</p>",
         "<h2>End to end</h2>",
-        _table(
-            ("output", "SQNR dB", "cosine", "worst channel", "its error", "KL, nats"), map(_output, data["outputs"])
-        ),
+        _table(_OUTPUTS, map(_output, data["outputs"])),
+        *_attention(data),
         "<h2>Library beside the interpreter</h2>",
         _library(data["library"]),
         "<h2>Layers, worst first</h2>",
@@ -61,6 +62,26 @@ def page(data: dict[str, Any]) -> str:
         parts.append(f"<h2>Notes</h2><ul>{items}</ul>")
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+
+
+def _attention(data: dict[str, Any]) -> list[str]:
+    """Layers whose attention was exchanged, and what that alone does to the model; nothing where none was."""
+    if not data["attention"]:
+        return []
+    rows = (
+        [fact["name"], fact["form"], *_accuracy(fact["outputs"]), _decibels(fact["sensitivity"])]
+        for fact in data["attention"]
+    )
+    return [
+        "<h2>Exchanged attention</h2>",
+        _table(_ATTENTION, rows),
+        "<p>End to end, with all of these and no encoding:</p>",
+        _table(_OUTPUTS, map(_output, data["attention_outputs"])),
+    ]
+
+
+def _decibels(number: float | None) -> str:
+    return "" if number is None else f"{number:.1f}"
 
 
 def _work(facts: dict[str, Any]) -> str:
@@ -107,10 +128,9 @@ def _label(fact: dict[str, Any]) -> str:
 
 def _layer(fact: dict[str, Any]) -> list[str]:
     name = fact["name"] if fact["loc"] in (None, fact["name"]) else f"{fact['name']} ({fact['loc']})"
-    alone = "" if fact["sensitivity"] is None else f"{fact['sensitivity']:.1f}"
     stored = [f"{fact['bits']:.2f}", size_text(fact["bytes"])]
     found = [*_accuracy(fact["weights"]), *_accuracy(fact["outputs"])]
-    return [name, fact["encoding"], fact["fitter"], fact["act"], *stored, *found, alone]
+    return [name, fact["encoding"], fact["fitter"], fact["act"], *stored, *found, _decibels(fact["sensitivity"])]
 
 
 def _accuracy(fact: dict[str, Any] | None) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nomul.accuracy.attention import attention_facts, exchanged_module
 from nomul.accuracy.outputs import first_sample, layer_outputs, sensitivities
 from nomul.compare import difference
 from nomul.energy import layer_costs
@@ -44,12 +45,18 @@ def measure(
     for fact in facts:
         fact["outputs"] = found[fact["name"]].as_json() if fact["name"] in found else None
         fact["sensitivity"] = alone.get(fact["name"])
+    recipe = encode.recipe
+    attention = attention_facts(fused, recipe, encode.batches, samples, progress) if recipe.attention else []
     progress("outputs", 0.9)
     return {
         "format": FORMAT,
         "name": name,
         "inputs": f"{len(batches)} calibration batches" if batches else "random",
         "layers": facts,
+        "attention": attention,
+        "attention_outputs": _end_to_end(fused, exchanged_module(fused, recipe, encode.batches), samples)
+        if attention
+        else [],
         "notes": list(encoded.source.get("notes", [])),
         "work": work_facts(encoded, pick_dims(fused.dims, {}, module_fits(fused))),
         "outputs": _end_to_end(fused, encoded, samples),

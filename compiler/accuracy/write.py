@@ -38,7 +38,7 @@ def write_reports(module: Module, options: Options, library: Path, paths: Sequen
 
     plain = replace(options, dump=None, check=False)
     fused = pipeline.optimise(module, replace(plain, until="fuse", recipe=Recipe()))
-    transformed = pipeline.optimise(module, replace(plain, until="transform"))
+    transformed = pipeline.optimise(fused, replace(plain, until="transform"))
     encode = Encode(options.recipe, options.batches, options.fits)
     data = measure(fused, transformed, encode, library, options.name, progress)
     for path in paths:
