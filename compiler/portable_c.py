@@ -32,6 +32,14 @@ def build_sources(module: Module, options: Options) -> Path:
         runner.dump.write("model.c", emit_driver(plan))
         runner.dump.write("kernels.c", kernels)
     options.progress("write", 0.9)
-    write_folder(plan, kernels, options.output, target, weights=options.weights, array_limit=options.array_limit)
+    write_folder(
+        plan,
+        kernels,
+        options.output,
+        target,
+        weights=options.weights,
+        array_limit=options.array_limit,
+        facts={name: list(module.source.get(name, ())) for name in ("exchanged", "notes")},
+    )
     options.progress("done", 1.0)
     return options.output

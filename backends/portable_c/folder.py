@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from nomul.backends.artifact import plan_json
 from nomul.backends.driver import emit_driver
@@ -56,11 +58,19 @@ CPU ?= {cpu}
 
 
 def write_folder(
-    plan: Plan, kernels: str, output: Path, target: CTarget, *, weights: WeightsPlace = "auto", array_limit: int
+    plan: Plan,
+    kernels: str,
+    output: Path,
+    target: CTarget,
+    *,
+    weights: WeightsPlace = "auto",
+    array_limit: int,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the folder `output`, which appears whole; where it is there already, each file is replaced whole.
 
     array_limit: embedded weights of at most so many bytes are an array in C, larger ones a file for the assembler.
+    facts: further ones for model.json.
     Raises NomulError NM511 (cannot write), NM513 (`output` is a file), or as `emit_driver`."""
     if output.exists() and not output.is_dir():
         raise NomulError("NM513", f"{output} is a file, not a folder", help="name the folder for the sources")
@@ -78,7 +88,8 @@ def write_folder(
             name=target.name, compiler=target.compiler, tools=target.tools, cpu=target.cpu
         )
         placed = {"weights_bytes": image.size, "weights_file": weights_files[-1], "scratch_bytes": scratch}
-        texts["model.json"] = json.dumps(plan_json(plan) | placed, indent=2, ensure_ascii=False) + "\n"
+        known = plan_json(plan) | placed | dict(facts or {})
+        texts["model.json"] = json.dumps(known, indent=2, ensure_ascii=False) + "\n"
         for file, text in texts.items():
             (folder / file).write_text(text)
         _place(folder, output)

@@ -143,6 +143,7 @@ def _summarise_sources(path: Path, facts: dict[str, Any], seconds: float) -> Non
     scratch = facts["scratch_bytes"]
     say(f"target {facts['target']}, scratch {'without bound' if scratch is None else f'{scratch} bytes'} on one thread")
     _say_exchanged(facts)
+    _say_notes(facts)
 
 
 def _summarise(path: Path, facts: dict[str, Any], seconds: float, tuned: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -199,3 +200,21 @@ def test_the_command_line_tells_what_it_wrote(tmp_path: Path, capsys: pytest.Cap
     assert main([*command, "--array-limit", "1", "--dump", str(tmp_path / "dump")]) == 0
     assert "weights in weights.bin" in capsys.readouterr().out and not (tmp_path / "out" / "weights.c").exists()
     assert (tmp_path / "dump" / "kernels.c").read_bytes() == (tmp_path / "out" / "kernels.c").read_bytes()
+
+
+def test_the_command_prints_notes_on_the_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_nir(network(), tmp_path / "network.nir")
+    command = [
+        "compile",
+        str(tmp_path / "network.nir"),
+        "-o",
+        str(tmp_path / "model"),
+        "--emit",
+        "c",
+        "--recipe",
+        "int4",
+    ]
+    assert main(command) == 0
+    facts = json.loads((tmp_path / "model" / "model.json").read_text())
+    (note,) = facts["notes"]
+    assert "fewer than 6 bits" in note and note[:40] in capsys.readouterr().out
