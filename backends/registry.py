@@ -35,6 +35,7 @@ class Built:
 
 
 Build = Callable[[Group, "Target"], Built]
+Cost = Callable[[Group, "Target", int], float]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Kernel:
     encoding: of the anchor's weight operand (None: dense).  needs: target features, all required.
     uses: further features that the builder looks at; of those that a level adds to its base, it sees no others.
     accepts: a reason why a group is refused, or None.  rank: higher wins; 0 is for
-    plain loops without vectors, which serve portable C too."""
+    plain loops without vectors, which serve portable C too.  cost: cycles at a number of rows for a group that is not
+    refused; of one rank the least estimate wins (`backends/cost.py`)."""
 
     name: str
     op: str
@@ -53,6 +55,7 @@ class Kernel:
     accepts: Callable[[Group], str | None]
     rank: int
     build: Build
+    cost: Cost | None = None
 
 
 _KERNELS: Registry[str, Kernel] = Registry("nomul.backends.kernels", "kernel {}")
@@ -67,12 +70,14 @@ def kernel(
     uses: tuple[str, ...] = (),
     accepts: Callable[[Group], str | None] = lambda group: None,
     rank: int = 0,
+    cost: Cost | None = None,
 ) -> Callable[[Build], Kernel]:
     """Declare a kernel. Its name is `op/encoding/function` (encoding "f32" for dense)."""
 
     def declare(build: Build) -> Kernel:
         name = f"{_LABELS.get(op, op)}/{encoding or 'f32'}/{build.__name__}"
-        return _KERNELS.add(name, Kernel(name, op, encoding, frozenset(needs), frozenset(uses), accepts, rank, build))
+        features = frozenset(needs), frozenset(uses)
+        return _KERNELS.add(name, Kernel(name, op, encoding, *features, accepts, rank, build, cost))
 
     return declare
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from nomul.backends.cost import estimate, mean
 from nomul.backends.group import Group
 from nomul.backends.registry import Built, Kernel, all_kernels
 from nomul.backends.target import Target
@@ -138,7 +140,7 @@ class _Search:
 
     def best(self, target: Target, first: Built | None) -> Kernel | None:
         """The first that serves the level. first: what its tiles, layouts and operands must agree with."""
-        for kernel in self._ordered():
+        for kernel in self._ordered:
             reason = refusal(kernel, self.group, target)
             if reason is None:
                 if first is None or _compatible(first, self.build(kernel, target)):
@@ -148,7 +150,7 @@ class _Search:
         return None
 
     def same_everywhere(self) -> Choice:
-        for kernel in self._ordered():
+        for kernel in self._ordered:
             if all(refusal(kernel, self.group, target) is None for target in self.levels):
                 return self.choice([kernel] * len(self.levels))
         reasons = "; ".join(f"{name}: {reason}" for name, reason in self.reasons()) or "no kernel serves this op"
@@ -159,11 +161,39 @@ class _Search:
         each = list(zip(kernels, self.levels, strict=True))
         built = tuple(self.build(kernel, target) for kernel, target in each)
         code = tuple(code_level(kernel, target, self.levels) for kernel, target in each)
-        slower = [(name, f"{self.levels[0].level}: {reason}") for name, reason in self.preference.reasons]
+        measured = [(name, f"{self.levels[0].level}: {reason}") for name, reason in self.preference.reasons]
+        slower = measured or self._slower(kernels[0])
         return Choice(self.group, self.levels, tuple(kernels), built, code, (*self.reasons(), *slower))
 
+    @cached_property
     def _ordered(self) -> list[Kernel]:
-        return sorted(candidates(self.group), key=self.preference.place)
+        """The best first: as measured, else by rank, else by what they are estimated to take."""
+
+        def place(kernel: Kernel) -> tuple[int, int, float]:
+            times = self._estimates.get(kernel.name)
+            return self.preference.place(kernel), -kernel.rank, mean(times.values()) if times else 0.0
+
+        return sorted(candidates(self.group), key=place)
+
+    @cached_property
+    def _estimates(self) -> dict[str, dict[int, float]]:
+        """Cycles of kernels that say so, by name and number of rows."""
+        found = {}
+        for kernel in candidates(self.group):
+            if kernel.cost is not None:
+                served = [level for level in self.levels if refusal(kernel, self.group, level) is None]
+                found[kernel.name] = estimate(kernel, self.group, served)
+        return found
+
+    def _slower(self, taken: Kernel) -> list[tuple[str, str]]:
+        """(kernel, reason) of those which only the estimate puts behind the one taken."""
+        best, found = self._estimates.get(taken.name), []
+        for kernel in candidates(self.group):
+            times = self._estimates.get(kernel.name)
+            if best and times and kernel.rank == taken.rank and mean(times.values()) > mean(best.values()):
+                each = ", ".join(f"{times[rows] / best[rows]:.2f} times for {rows}" for rows in times)
+                found.append((kernel.name, f"estimated to take longer than {taken.name}: {each} rows"))
+        return found
 
     def reasons(self) -> tuple[tuple[str, str], ...]:
         """(kernel, levels and reason) of those that were refused."""

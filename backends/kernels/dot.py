@@ -17,7 +17,7 @@ from nomul.backends.dot_codes import codes_of, encodings_with_codes
 from nomul.backends.dot_codes.shape import PANEL, DotShape
 from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
-from nomul.backends.kernels import encoded, linear
+from nomul.backends.kernels import dot_cost, encoded, linear
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir import byte_table, dot
@@ -75,6 +75,14 @@ def shape_of(w: Value) -> DotShape:
     assert not isinstance(codes, str)
     rows, columns = matrix_size(tuple(int(size) for size in w.shape))
     return DotShape(codes, rows, columns, encoding.group_count(columns))
+
+
+def cost(group: Group, target: Target, rows: int) -> float:
+    """Cycles that a linear layer is estimated to take."""
+    assert group.anchor is not None
+    w = group.anchor.args[2]
+    assert w is not None
+    return dot_cost.cycles(shape_of(w), target, rows)
 
 
 def _taps_in_front(anchor: Node) -> int:
@@ -246,4 +254,7 @@ class Product:
 for _encoding, _has_tables in encodings_with_codes().items():
     _uses = (*dot.USES, *(byte_table.USES if _has_tables else ()))
     for _op in ("nn.quantised_linear", "nn.quantised_conv2d"):
-        kernel(_op, encoding=_encoding, needs=("ssse3",), uses=_uses, accepts=refusal, rank=RANK)(bytes_product)
+        _cost = cost if _op == "nn.quantised_linear" else None
+        kernel(_op, encoding=_encoding, needs=("ssse3",), uses=_uses, accepts=refusal, rank=RANK, cost=_cost)(
+            bytes_product
+        )

@@ -13,7 +13,8 @@ from tvm import tirx
 
 from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
-from nomul.backends.kernels import encoded, linear
+from nomul.backends.kernels import dot as dense
+from nomul.backends.kernels import encoded, linear, lookup_cost
 from nomul.backends.layouts import lut32
 from nomul.backends.layouts.lut32 import TILE, Order
 from nomul.backends.registry import Built, kernel
@@ -21,26 +22,25 @@ from nomul.backends.target import Target
 from nomul.backends.tir import dot
 from nomul.backends.tir.body import buffer_at, either, index, let, loop
 from nomul.backends.tir.gemm import Rows
-from nomul.backends.tir.lookup import HEIGHT, LookupTile
+from nomul.backends.tir.lookup import FEW, LookupTile
 from nomul.backends.tir.lookup_bytes import USES as BYTE_USES
 from nomul.backends.tir.lookup_bytes import ByteTables, ByteTile, fits
-from nomul.backends.tir.lookup_groups import GroupSums, Run, RunScales
+from nomul.backends.tir.lookup_groups import GroupSums
 from nomul.backends.tir.lookup_indices import USES as INDEX_USES
+from nomul.backends.tir.lookup_scales import Run, Scaling
 from nomul.backends.tir.lookup_tables import BiasedRow, Sums, WordTables
 from nomul.backends.tir.lookup_word import has_word_tables
 from nomul.backends.tir.output import Output, Part, Place
 from nomul.backends.tir.row_source import TensorRows
 from nomul.backends.tir.scratch import Scratch
-from nomul.ir.dim import Dim, ceil_div, product
+from nomul.ir.dim import Dim, ceil_div
 from nomul.ir.graph import Node
 from nomul.ir.types import DType
 
 Expr = Any
-RANK = 30
 USES = tuple(dict.fromkeys((*dot.USES, *INDEX_USES, *BYTE_USES)))
 MOST_ROWS = 64  # of a tile
 WORD_ROWS = 32  # whose tables of words are made at a time
-MOST_LEVELS = 42  # whose sums of three fit eight bits
 LEAST_COLUMNS = TILE // 2
 _THREAD_WORK = 32 * 1024  # bytes of weights worth a thread
 
@@ -53,30 +53,13 @@ def refusal(group: Group) -> str | None:
     assert group.anchor is not None
     w = group.anchor.args[2]
     assert w is not None
-    columns = lut32.columns_of(w.type.encoding)
-    if columns is None:
-        return "weights are not planes of trits of their own"
+    if lut32.columns_of(w.type.encoding) is None:
+        return "weights are not planes of trits or bits of their own"
     if int(w.shape[0]) < LEAST_COLUMNS:
         return f"less than {LEAST_COLUMNS} rows of weights"
     if linear.row_view(group.anchor.args[0]) is None:
         return "rows of the operand are not evenly spaced runs of elements"
-    return None if columns == lut32.FOURS else _slower_than_dot(group)
-
-
-def _slower_than_dot(group: Group) -> str | None:
-    """Why dot products are quicker for indices of three trits, or None."""
-    assert group.anchor is not None
-    if group.anchor.attrs["levels"] > MOST_LEVELS:
-        return f"dot products are quicker than sums of three that do not fit eight bits (levels above {MOST_LEVELS})"
-    if _rows(group).bounds(group.ranges)[1] < HEIGHT:
-        return "dot products of few rows are quicker"
     return None
-
-
-def _rows(group: Group) -> Dim:
-    """Of activations."""
-    assert group.anchor is not None
-    return product(group.anchor.result.shape[:-1])
 
 
 def look_up(group: Group, target: Target) -> Built:
@@ -117,18 +100,20 @@ class _Lookup:
         self.groups = GroupSums(frame, order, self.step, levels, self.scratch)
         encoding: Any = w.type.encoding
         data, entries = frame.pointers[w]
-        self.scales = RunScales(frame, order, DType(encoding.scales), data, self.scratch)
-        self.few, self.many = self._forms(levels, data, buffer_at("entries", "int32", entries))
-        self.groups.use(self.few, self.many, self.scratch)
+        scaling = Scaling(frame, order, DType(encoding.scales), data, self.step, self.scratch)
+        row = BiasedRow(order, self.scratch, scaling.totals)
+        self.few, self.many = self._forms(levels, data, buffer_at("entries", "int32", entries), row)
+        self.groups.use(self.few, self.many, scaling, self.scratch)
         self.output = Output(frame, anchor, bias, frame.target.vector_bytes // 4, Dim.of(order.rows), TILE)
 
-    def _forms(self, levels: int, data: Expr, entries: Expr) -> tuple[LookupTile, LookupTile | ByteTile | None]:
+    def _forms(
+        self, levels: int, data: Expr, entries: Expr, row: BiasedRow
+    ) -> tuple[LookupTile, LookupTile | ByteTile | None]:
         """What multiplies few rows, and what multiplies more, where that is another."""
         target, order = self.frame.target, self.order
-        row = BiasedRow(order, self.scratch)
         sums = Sums(target, order, row, entries)
-        has_many, has_bytes = has_word_tables(target) and self.rows >= HEIGHT, fits(target, order, levels)
-        few_rows = min(self.rows, HEIGHT - 1) if has_many and has_bytes else self.step
+        has_many, has_bytes = has_word_tables(target) and self.rows > FEW, fits(target, order, levels)
+        few_rows = min(self.rows, FEW) if has_many and has_bytes else self.step
         tables = WordTables(target, order, few_rows, self.scratch)
         few = LookupTile(target, order, buffer_at("words", "uint16", data), tables, row, sums)
         if not (has_many and has_bytes):
@@ -154,7 +139,7 @@ class _Lookup:
 
     def _columns(self, first: Expr, rows: Expr, begin: Expr, count: Expr) -> None:
         """So many tiles from `begin` on, in runs."""
-        run = index(self.groups.tiles)
+        run = let("run_tiles", tirx.Select(rows <= FEW, index(1), index(self.groups.tiles)))
         with loop("run", tirx.truncdiv(count + (run - 1), run)) as number:
             tile = let("tile", begin + number * run)
             self._run(first, rows, tile, let("tiles", tirx.min(run, begin + count - tile)))
@@ -165,7 +150,7 @@ class _Lookup:
         if self.many is None or self.many is self.few:
             self._fill(self.few, q, rows)
             return
-        with either(rows < HEIGHT) as (few, many):
+        with either(rows <= FEW) as (few, many):
             with few:
                 self._fill(self.few, q, rows)
             with many:
@@ -181,7 +166,7 @@ class _Lookup:
         run = Run(rows, tile, tiles)
         self.groups.clear(run)
         with loop("group", self.order.groups) as group:
-            self.groups.add(run, group, self.scales)
+            self.groups.add(run, group)
         width = self.order.rows
 
         def place(row: Expr) -> Place:
@@ -198,4 +183,13 @@ class _Lookup:
         return let("row_scale", self.frame.read_flat(self.row_scale, row))
 
 
-kernel("nn.quantised_linear", encoding="ternary", needs=("ssse3",), uses=USES, accepts=refusal, rank=RANK)(look_up)
+for _encoding in ("ternary", "bitplane"):
+    kernel(
+        "nn.quantised_linear",
+        encoding=_encoding,
+        needs=("ssse3",),
+        uses=USES,
+        accepts=refusal,
+        rank=dense.RANK,
+        cost=lookup_cost.cycles,
+    )(look_up)

@@ -1,14 +1,14 @@
 """Indices of five bits into tables of 32 sums of activations, for `backends/kernels/lookup.py`.
 
-An index stands for a few neighbouring columns of one plane of one row: four of ternary<pack=3of4>, or any three trits.
-Rows are in tiles of 128. A tile is a run of groups, and a group has for each plane a record
+An index stands for a few neighbouring columns of one plane of one row: four of ternary<pack=3of4>, any three trits, or
+five bits of a bitplane. Rows are in tiles of 128. A tile is a run of groups, and a group has for each plane a record
 
     |word 0: 128 rows x 16 bits|word 1|...|scales: 128 rows|
 
 with three indices to a word, the first in the lowest bits. Bit 15 is free: those of five words are a sixteenth index,
 its highest bit in the first word. So 16 indices take five words, and the r < 16 at the end of a group ceil(r / 3).
 The words of each 32 rows are in the order of rows 0, 16, 1, 17, ...: even and odd ones, taken apart, are rows in order.
-So a tile is one run of bytes; the last one is padded.
+Behind the planes of a group stand the offsets of a bitplane. So a tile is one run of bytes; the last one is padded.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nomul.ir.encodings import Encoding, three_of_four
+from nomul.ir.encodings.bitplane import Bitplane
 from nomul.ir.encodings.terms import EncodedArray
 from nomul.ir.encodings.ternary import Ternary
 
@@ -29,12 +30,12 @@ INDICES = 16  # of a unit
 ENTRIES = 32  # of a table
 HALF = ENTRIES // 2
 _MIDDLE = 13  # the number of three zero trits among 27
-FOURS, TRIPLES = 4, 3  # columns of an index, by what the indices are
+FOURS, TRIPLES, FIVES = 4, 3, 5  # columns of an index, by what the indices are
 
 
 @dataclass(frozen=True)
 class Order:
-    """Sizes of the packed order. columns: of an index.  scale_bytes: of one scale."""
+    """Sizes of the packed order. columns: of an index.  scale_bytes: of one scale.  offset: whether groups have one."""
 
     rows: int
     depth: int
@@ -42,6 +43,7 @@ class Order:
     planes: int
     columns: int
     scale_bytes: int
+    offset: bool
 
     @property
     def group_columns(self) -> int:
@@ -77,7 +79,7 @@ class Order:
 
     @property
     def group_bytes(self) -> int:
-        return self.planes * self.record_bytes
+        return self.planes * self.record_bytes + (TILE * self.scale_bytes if self.offset else 0)
 
     @property
     def tile_bytes(self) -> int:
@@ -89,11 +91,16 @@ class Order:
 
 
 def entries(columns: int) -> np.ndarray:
-    """What an index means: i8 [32, columns], the weights of its columns; index + 16 means the negative."""
+    """What an index means: i8 [32, columns], the weights of its columns; index + 16 means the negative.
+
+    Of five bits: 1 for a bit that is set, else -1, so twice the bits less one."""
     number = np.arange(ENTRIES)
     if columns == FOURS:
         return three_of_four.TRITS
     size = number % HALF
+    if columns == FIVES:
+        signs = 2 * (size[:, None] >> np.arange(FIVES) & 1) - 1
+        return np.where(number[:, None] < HALF, signs, -signs).astype(np.int8)
     trits = (size[:, None] + _MIDDLE) // 3 ** np.arange(TRIPLES) % 3 - 1
     signed = np.where(number[:, None] < HALF, trits, -trits)
     return np.where(size[:, None] <= _MIDDLE, signed, 0).astype(np.int8)
@@ -101,6 +108,8 @@ def entries(columns: int) -> np.ndarray:
 
 def columns_of(encoding: Encoding | None) -> int | None:
     """Columns of an index where the encoding has planes that indices can hold."""
+    if isinstance(encoding, Bitplane):
+        return FIVES
     if not isinstance(encoding, Ternary) or encoding.tied:
         return None
     return FOURS if encoding.pack_ == "3of4" else TRIPLES
@@ -109,20 +118,25 @@ def columns_of(encoding: Encoding | None) -> int | None:
 def order_of(encoding: Encoding, shape: tuple[int, ...]) -> Order:
     """Of weights whose encoding has `columns_of`."""
     columns = columns_of(encoding)
-    assert columns is not None and isinstance(encoding, Ternary)
-    return Order(*encoding.sizes(shape), encoding.planes, columns, encoding.scale_dtype.itemsize)
+    assert columns is not None and isinstance(encoding, Ternary | Bitplane)
+    planes = encoding.planes if isinstance(encoding, Ternary) else encoding.bits
+    size, has_offset = encoding.scale_dtype.itemsize, isinstance(encoding, Bitplane)
+    return Order(*encoding.sizes(shape), planes, columns, size, has_offset)
 
 
 def pack_encoded(weights: EncodedArray) -> dict[str, np.ndarray]:
     """`data`, the bytes of all tiles, and `entries` i8 [ceil(columns / 4), 32, 4], zero behind the last column."""
-    assert isinstance(weights.encoding, Ternary)
+    assert isinstance(weights.encoding, Ternary | Bitplane)
     order = order_of(weights.encoding, weights.shape)
     parts = weights.encoding.parts(weights.fields, weights.shape)
-    words = _words(_indices(parts["trits"], order), order)
+    words = _words(_indices(parts["bits" if order.offset else "trits"], order), order)
     scales = _padded(weights.fields["scale"].transpose(0, 2, 1), order)  # [rows, groups, planes]
     halves = words.reshape(order.tiles * BLOCKS, 2, ROWS // 2, *words.shape[1:]).swapaxes(1, 2).reshape(words.shape)
     records = np.concatenate([_in_tiles(halves), _in_tiles(scales[..., None])], axis=-1)
-    return {"data": records.ravel(), "entries": _entry_bytes(order.columns)}
+    groups = [records.reshape(order.tiles, order.groups, -1)]
+    if order.offset:
+        groups.append(_in_tiles(_padded(weights.fields["offset"], order)[..., None]))
+    return {"data": np.concatenate(groups, axis=-1).ravel(), "entries": _entry_bytes(order.columns)}
 
 
 def _indices(codes: np.ndarray, order: Order) -> np.ndarray:
@@ -131,9 +145,12 @@ def _indices(codes: np.ndarray, order: Order) -> np.ndarray:
     if order.columns == FOURS:
         return three_of_four.encode(codes)
     missing = order.indices * order.columns - order.group_columns
-    digits = np.pad(codes.astype(np.int8), [(0, 0)] * 3 + [(0, missing)])
-    places = (3 ** np.arange(order.columns)).astype(np.int8)
-    numbers = digits.reshape(*codes.shape[:3], order.indices, order.columns) @ places
+    padded = np.pad(codes.astype(np.int8), [(0, 0)] * 3 + [(0, missing)])
+    digits = padded.reshape(*codes.shape[:3], order.indices, order.columns)
+    if order.columns == FIVES:
+        bits = digits @ (1 << np.arange(FIVES)).astype(np.int8)
+        return np.asarray(np.where(bits < HALF, bits, ENTRIES + HALF - 1 - bits), np.uint8)
+    numbers = digits @ (3 ** np.arange(order.columns)).astype(np.int8)
     return np.asarray(abs(numbers) + HALF * (numbers < 0), np.uint8)
 
 

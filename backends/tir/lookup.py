@@ -27,7 +27,8 @@ from nomul.backends.tir.lookup_word import WordLookup, has_word_tables
 from nomul.backends.tir.vectors import lanes_at, load, spread, store_vector
 
 Expr = Any
-HEIGHT = 4  # rows that share an index
+FEW = 8  # rows of which each reads the words: from memory that is quicker than to unpack indices for all
+HEIGHT = 4  # rows that share an unpacked index
 _VECTORS = 4  # of words side by side
 Sink = Callable[[Expr, Expr, Expr], None]  # (row, column in the tile, int32 sums of that column and those behind)
 

@@ -129,7 +129,7 @@ class ByteTile:
 
     def _unpack_unit(self, words: Expr, panel: Any, target: Expr, count: int, indices: int, ahead: int) -> None:
         for word in range(count):
-            prefetch(self._data, words + word * _WORD + ahead // 2, LANES)
+            prefetch(self._data, words + word * _WORD + ahead // 2, LANES, cache=2)
         vectors = [let("words", load(self._data, words + word * _WORD, LANES)) for word in range(count)]
         zero, target = self._spread(0), let("unit_panel", target + TILE)
         spare = self._spare_word(vectors) if indices == INDICES else zero

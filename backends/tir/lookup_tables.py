@@ -13,7 +13,7 @@ from tvm import tirx
 
 from nomul.backends.layouts.lut32 import ENTRIES, Order
 from nomul.backends.target import Target
-from nomul.backends.tir.body import let, loop, store
+from nomul.backends.tir.body import let, local, loop, store
 from nomul.backends.tir.dot import Dot, Weights
 from nomul.backends.tir.gemm import Rows
 from nomul.backends.tir.lookup_word import has_word_tables
@@ -27,15 +27,19 @@ _BIAS = -128  # added to activations so that they are bytes without a sign
 
 
 class BiasedRow:
-    """One row of activations plus 128 as bytes, each group padded to whole indices; sums of groups where asked for."""
+    """One row of activations plus 128 as bytes, each group padded to whole indices.
 
-    def __init__(self, order: Order, scratch: Scratch) -> None:
-        self._order = order
+    totals: takes the sums of groups, where they are needed."""
+
+    def __init__(self, order: Order, scratch: Scratch, totals: GroupTotals | None) -> None:
+        self._order, self._totals = order, totals
         self._stride = order.indices * order.columns
         self.region = scratch.region("uint8", order.groups * self._stride + 4)
 
     def fill(self, rows: Rows, row: Expr) -> None:
         """Copy row number `row`."""
+        if self._totals is not None:
+            self._totals.fill(rows, row)
         order, buffer = self._order, self.region.buffer
         start = let("q_start", rows.start + row * rows.stride)
         zero = tirx.const(-_BIAS, "uint8")
@@ -51,6 +55,31 @@ class BiasedRow:
     def dword(self, place: Expr) -> Expr:
         """int32: four bytes from a place on."""
         return tirx.reinterpret("int32", load(self.region.buffer, self.region.start + place, 4))
+
+
+class GroupTotals:
+    """The sums of all activations of each group of `rows` rows, int32. Make it outside of loops."""
+
+    def __init__(self, order: Order, rows: int, scratch: Scratch) -> None:
+        self._order = order
+        self._region = scratch.region("int32", rows * order.groups)
+        self._total = local("group_total", "int32", 1)
+
+    def fill(self, rows: Rows, row: Expr) -> None:
+        """Those of row number `row`."""
+        order, total = self._order, self._total
+        with loop("group", order.groups) as group:
+            source = let("source", rows.start + row * rows.stride + group * order.group_columns)
+            store(total, 0, tirx.IntImm("int32", 0))
+            with loop("column", order.group_columns) as column:
+                store(total, 0, total[0] + tirx.Cast("int32", rows.buffer[source + column]))
+            store(self._region.buffer, self._place(row, group), total[0])
+
+    def load(self, row: Expr, group: Expr) -> Expr:
+        return self._region.buffer[self._place(row, group)]
+
+    def _place(self, row: Expr, group: Expr) -> Expr:
+        return row * self._order.groups + group + self._region.start
 
 
 class Sums:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nomul.backends.select import Choice, Preference, Selection
 from nomul.backends.target import Target, find_target
+from nomul.backends.tune.code import code_version
 from nomul.backends.tune.cpu import cpu_name
 from nomul.backends.tune.judge import judge
 from nomul.backends.tune.measure import measure
@@ -27,11 +28,12 @@ def tune(
     """By the key of its group, which kernel is quickest; only for groups that several kernels can serve.
 
     module: whose calls `selection` serves.  sizes: of all its dims.  file: holds times that were measured before, and
-    gets those that are measured now.  version: of nomul; times of another one do not count.
+    gets those that are measured now.  version: of nomul; times of another one, or of other
+    sources of kernels, do not count.
     Raises NomulError: NM406 for a damaged file, NM407 where this machine does not run the best level."""
     best = selection.levels[0]
     _check_host(best)
-    results = Results.read(file, cpu_name(), best.level, version)
+    results = Results.read(file, cpu_name(), best.level, f"{version}, kernels {code_version()}")
     contests = [Contest.of(choice, weights, sizes) for choice, weights in _with_weights(module, selection)]
     contests = [contest for contest in contests if len(contest.names) > 1]
     missing = [contest for contest in contests if results.find(contest) is None]

@@ -15,6 +15,7 @@ import nomul
 from nomul.backends import select, tune
 from nomul.backends.registry import Kernel, all_kernels
 from nomul.backends.target import find_target
+from nomul.backends.tune.code import code_version, digest_of
 from nomul.backends.tune.cpu import cpu_name, name_in
 from nomul.backends.tune.judge import judge
 from nomul.backends.tune.rivals import Contest
@@ -143,6 +144,28 @@ def test_times_of_something_else_do_not_count_and_are_kept(
     assert chosen(tmp_path / "t.json") == PACKED
     entries = json.loads(path.read_text())["entries"]
     assert len(entries) == 2 and value in [entry[name] for entry in entries]
+
+
+def test_times_of_other_sources_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured_as(monkeypatch, {SLOW: [1, 1, 1], PACKED: [9, 9, 9]})
+    assert chosen(tmp_path / "t.json") == SLOW
+    measured_as(monkeypatch, {SLOW: [9, 9, 9], PACKED: [1, 1, 1]})
+    assert chosen(tmp_path / "t.json") == SLOW
+    monkeypatch.setattr(tune, "code_version", lambda: "other")
+    assert chosen(tmp_path / "t.json") == PACKED
+
+
+def test_a_digest_of_sources_follows_names_and_text(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    found = [digest_of(tmp_path)]
+    for name, text in (("a.py", "x"), ("a.py", "y"), ("below/b.py", "y")):
+        (tmp_path / name).write_text(text)
+        found.append(digest_of(tmp_path))
+    (tmp_path / "below/b.py").rename(tmp_path / "c.py")
+    found += [digest_of(tmp_path), digest_of(tmp_path, "0.27")]
+    assert len(set(found)) == len(found)
+    (tmp_path / "notes.txt").write_text("z")
+    assert digest_of(tmp_path) == found[-2] and code_version() == code_version()
 
 
 def test_a_new_kernel_makes_a_group_be_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
