@@ -1,8 +1,9 @@
 """What weights lose in each encoding: `python benchmarks/accuracy.py --json results.json [--only minilm,smollm]`.
 
 For each model and each encoding three rows: rounded to the nearest, by the encoding's best fitter, and by that fitter
-with calibration data; then other projects' quantisers at the same bits. All layers but the head get the encoding,
-activations are floats. Rows that FILE has already are kept, so that a run goes on after an interrupt.
+with calibration data; then encodings after transforms of the layers; then other projects' quantisers at the same
+bits. All layers but the head get the encoding, activations are floats. Rows that FILE has already are kept, so that a
+run goes on after an interrupt.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Results:
         self.skipped: dict[str, str] = {}
 
     def has(self, subject: Subject, method: Method) -> bool:
-        return any(_key(row) == (subject.name, method.weights, method.fitter, method.calibrated) for row in self.rows)
+        return any(_key(row) == (subject.name, method.label, method.fitter, method.calibrated) for row in self.rows)
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
@@ -66,7 +67,7 @@ def run_subject(subject: Subject, wanted: Sequence[str], results: Results) -> No
     todo = [
         method
         for method in methods()
-        if not results.has(subject, method) and (not wanted or any(part in method.weights for part in (*wanted, PLAIN)))
+        if not results.has(subject, method) and (not wanted or any(part in method.label for part in (*wanted, PLAIN)))
     ]
     if not todo:
         return
@@ -77,7 +78,7 @@ def run_subject(subject: Subject, wanted: Sequence[str], results: Results) -> No
         try:
             row = _row(loaded, method, plain)
         except (NomulError, ImportError) as error:
-            results.skipped[f"{subject.name}, {method.weights}"] = str(error).splitlines()[0]
+            results.skipped[f"{subject.name}, {method.label}"] = str(error).splitlines()[0]
             continue
         if row is None:
             continue
@@ -88,7 +89,7 @@ def run_subject(subject: Subject, wanted: Sequence[str], results: Results) -> No
 
 def _row(loaded: Loaded, method: Method, plain: Any) -> Row | None:
     """None where the model is nothing for the method."""
-    facts: Row = {"weights": method.weights, "fitter": method.fitter, "calibrated": method.calibrated}
+    facts: Row = {"weights": method.label, "fitter": method.fitter, "calibrated": method.calibrated}
     if method.onnx:
         if loaded.onnx is None:
             return None
@@ -107,6 +108,8 @@ def _row(loaded: Loaded, method: Method, plain: Any) -> Row | None:
         stored = store.quantised(method.other)
     elif method.weights == PLAIN:
         stored = store.plain()
+    elif method.transform:
+        stored = store.transformed(method.weights, method.fitter, method.calibrated, method.transform)
     else:
         stored = store.encoded(method.weights, method.fitter, method.calibrated)
     answers = loaded.answers(store.compile(stored.module))

@@ -38,6 +38,15 @@ ENCODINGS = (
     "nm<n=2, m=4>",
     "split",
 )
+PLANES = f"bitplane<bits=2, group={GROUP}>"  # few enough bits that a transform shows
+TRANSFORMED = (
+    ("rotate", PLANES),
+    ("smooth", PLANES),
+    ("column_scale", PLANES),
+    ("permute", "nm<n=2, m=4, value=int8>"),
+    ("low_rank", "int8"),
+    ("dictionary", "nm<n=2, m=8, value=int8>"),
+)
 TRAINED = (
     f"ternary<group={GROUP}>",
     f"ternary<group={GROUP}, pack=3of4>",
@@ -55,7 +64,7 @@ NEAREST = "round_to_nearest"
 class Method:
     """One row: an encoding, and how its bytes are chosen. other: of another project, on matrices; onnx: on a file.
 
-    trained: the model is trained with the encoding."""
+    trained: the model is trained with the encoding.  transform: of the layers before they are encoded."""
 
     weights: str
     fitter: str
@@ -63,26 +72,42 @@ class Method:
     other: Quantise | None = None
     onnx: Callable[[Path, Path], float] | None = None
     trained: bool = False
+    transform: str = ""
+
+    @property
+    def label(self) -> str:
+        """What stands in the table's first column."""
+        return f"{self.weights} after {self.transform}" if self.transform else self.weights
 
 
 def methods() -> Iterator[Method]:
     """All rows in order: the model as it is, and with more training; each encoding to the nearest, by its best fitter,
-    by that with calibration, with training; then others."""
+    by that with calibration, with training; after transforms, beside the same without where that is no row yet; then
+    others."""
     yield Method(PLAIN, "")
     yield Method(PLAIN, "more training", trained=True)
     for text in ENCODINGS:
-        encoding = read_recipe(text if text != "int8" else {"*": text}).rules[0].encoding
-        assert encoding is not None
-        best = find_fitter(None, encoding).name
         yield Method(text, NEAREST)
-        yield from (Method(text, best, calibrated) for calibrated in (False, True))
+        yield from _best(text)
         if text in TRAINED:
             yield Method(text, "nomul.qat", trained=True)
+    for name, text in TRANSFORMED:
+        if text not in ENCODINGS:
+            yield from _best(text)
+        yield from _best(text, name)
     for bits in HQQ_BITS:
         yield Method(f"HQQ, {bits} bits, group {GROUP}", "HQQ", other=_hqq(bits))
     for bits in ORT_BITS:
         yield Method(f"onnxruntime, {bits} bits, block {GROUP}", "onnxruntime", onnx=_blocks(bits))
     yield Method("onnxruntime, int8 weights and activations", "onnxruntime", onnx=_dynamic)
+
+
+def _best(text: str, transform: str = "") -> Iterator[Method]:
+    """By the encoding's best fitter, without and with calibration data."""
+    encoding = read_recipe({"*": text}).rules[0].encoding
+    assert encoding is not None
+    best = find_fitter(None, encoding).name
+    yield from (Method(text, best, calibrated, transform=transform) for calibrated in (False, True))
 
 
 def _hqq(bits: int) -> Quantise:

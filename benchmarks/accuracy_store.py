@@ -5,7 +5,7 @@ What is measured is `unpack(fields)` with float activations: the compiled model 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 from unittest import mock
@@ -18,6 +18,7 @@ from nomul.api import lower
 from nomul.backends import build
 from nomul.backends.lower import lower_to_object
 from nomul.compare import Implementation
+from nomul.ir.encodings import get_encoding
 from nomul.ir.graph import Module, Weight
 from nomul.passes import encode
 from nomul.passes.base import Report
@@ -25,6 +26,8 @@ from nomul.passes.calibrate import Batch, Statistics, collect
 from nomul.passes.choice import Recipe, Rule
 from nomul.passes.graph_tools import exchange
 from nomul.passes.layers import Layer, layers_of
+from nomul.passes.transforms import all_transforms, read_transformation
+from nomul.passes.transforms.factorisation import Factorisation
 from nomul.recipe import read_recipe
 
 Quantise = Callable[[np.ndarray], tuple[np.ndarray, float]]  # f32 [N, K] -> f32 [N, K], stored bits for each weight
@@ -34,11 +37,12 @@ Quantise = Callable[[np.ndarray], tuple[np.ndarray, float]]  # f32 [N, K] -> f32
 class Stored:
     """module: with dense weights as they come out of storage.  bits: for each weight that was encoded, scales included.
 
-    error: |W - stored|^2 / |W|^2 over these weights.  layers: how many."""
+    error: |W - stored|^2 / |W|^2 over these weights; None where they do not stand for those of the model one by one.
+    layers: how many."""
 
     module: Module
     bits: float
-    error: float
+    error: float | None
     layers: int
 
 
@@ -64,13 +68,25 @@ class Store:
             encode.Encode(recipe, self.batches if calibrated else ()).run(module, Report())
         return self.trained(module)
 
+    def transformed(self, encoding: str, fitter: str, calibrated: bool, transform: str) -> Stored:
+        """The same after a transform of all layers but the head; factors that it makes beside them have eight bits.
+        bits: for each weight that was there before. Raises NomulError as `encoded`."""
+        (rule,) = read_recipe({"*": f"{encoding} by {fitter}"}).rules
+        asked = replace(rule, transforms=(read_transformation(transform),))
+        makes_factors = issubclass(all_transforms()[transform], Factorisation)
+        factors = [Rule("*.basis", get_encoding("int8"))] if makes_factors else []
+        batches = self.batches if calibrated else None
+        module = lower(self.module, until="encode", recipe=Recipe((Rule(role="head"), *factors, asked)), calib=batches)
+        layers = [layer.weight for layer in self._eligible()]
+        others = set(self.module.weights) - {weight.name for weight in layers}
+        made = [weight for name, weight in module.weights.items() if name not in others]
+        stored = sum(field.nbytes for weight in made for field in weight.fields.values())
+        _decode(module)
+        return Stored(module, 8 * stored / sum(weight.array().size for weight in layers), None, len(layers))
+
     def trained(self, module: Module) -> Stored:
         """What a module holds whose weights are encoded already; it is changed to dense weights."""
-        found = [weight for weight in module.weights.values() if weight.type.encoding is not None]
-        stored = {weight.name: sum(field.nbytes for field in weight.fields.values()) for weight in found}
-        for weight in found:
-            exchange(module, weight, Weight.dense(weight.name, weight.array()))
-        return self._judged(module, stored)
+        return self._judged(module, _decode(module))
 
     def quantised(self, quantise: Quantise) -> Stored:
         """All layers but the head by another quantiser, which sees matrices [N, K]."""
@@ -118,3 +134,11 @@ class Store:
         if key not in self._objects:
             self._objects[key] = lower_to_object(functions, target, *arguments, **named)
         return self._objects[key]
+
+
+def _decode(module: Module) -> dict[str, int]:
+    """Changes encoded weights to dense ones. The result: the bytes that each had."""
+    found = [weight for weight in module.weights.values() if weight.type.encoding is not None]
+    for weight in found:
+        exchange(module, weight, Weight.dense(weight.name, weight.array()))
+    return {weight.name: sum(field.nbytes for field in weight.fields.values()) for weight in found}

@@ -13,6 +13,8 @@ import nomul
 from nomul.compare import difference
 from nomul.ir.graph import Module, Weight
 from nomul.ir.parser import parse_module
+from nomul.passes.fit import find_fitter
+from nomul.recipe import read_recipe
 
 ROOT = Path(__file__).parents[2]
 sys.path += [str(ROOT / "benchmarks"), str(ROOT / "examples")]
@@ -20,6 +22,8 @@ sys.path += [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 import accuracy_table  # noqa: E402 - these stand in benchmarks/
 from accuracy_methods import ENCODINGS, TRAINED, methods  # noqa: E402
 from accuracy_store import Store  # noqa: E402
+
+TRANSFORMED_BITS = [("rotate", "bitplane<bits=2, group=128>", 2.4), ("dictionary", "nm<n=2, m=8, value=int8>", 4.1)]
 
 TEXT = """\
 nomul.ir 1
@@ -52,6 +56,17 @@ def _model() -> Module:
 def store() -> Store:
     inputs = np.random.default_rng(1).standard_normal((4, 16, 128)).astype(np.float32)
     return Store(_model(), batches=[[batch] for batch in inputs])
+
+
+@pytest.mark.parametrize(("transform", "encoding", "bits"), TRANSFORMED_BITS)
+def test_transforms_come_before_the_encoding(store: Store, transform: str, encoding: str, bits: float) -> None:
+    fitter = find_fitter(None, read_recipe({"*": encoding}).rules[0].encoding).name
+    stored = store.transformed(encoding, fitter, True, transform)
+    assert stored.layers == 2 and stored.error is None and stored.bits == pytest.approx(bits, abs=0.2)
+    assert all(weight.type.encoding is None for weight in stored.module.weights.values())
+    x = np.random.default_rng(2).standard_normal((8, 128)).astype(np.float32)
+    plain, given = (store.compile(module)([x])[0] for module in (store.module, stored.module))
+    assert 0.5 < np.vdot(plain, given) / (np.linalg.norm(plain) * np.linalg.norm(given)) < 0.99999
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
@@ -88,7 +103,7 @@ def test_other_quantisers_see_matrices(store: Store) -> None:
 
 def test_methods_name_every_encoding_once_for_each_way() -> None:
     rows = list(methods())
-    keys = [(row.weights, row.fitter, row.calibrated) for row in rows]
+    keys = [(row.label, row.fitter, row.calibrated) for row in rows]
     assert len(keys) == len(set(keys))
     assert set(ENCODINGS) <= {row.weights for row in rows} and set(TRAINED) <= set(ENCODINGS)
 
