@@ -1,11 +1,20 @@
-"""Quantisation-aware training: `nomul.qat.prepare(module, recipe)`, train as usual, `nomul.compile(module, inputs)`."""
+"""Training for what a recipe asks: `prepare` before fine-tuning with encodings, `distill_attention` before attention is
+exchanged for a linear one."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nomul.ir.errors import NomulError
 from nomul.recipe import RecipeLike, read_recipe
+
+if TYPE_CHECKING:
+    from nomul.frontend.torch.qat.distill import Distilled
+
+ANY = "*"
 
 
 def prepare(module: Any, recipe: RecipeLike, *, steps: int = 0) -> Any:
@@ -19,11 +28,45 @@ def prepare(module: Any, recipe: RecipeLike, *, steps: int = 0) -> Any:
     steps: how many training steps there will be, for a residual that ternary weights have at first (Sherry's Arenas,
     arXiv 2601.07892), where training starts from random weights; 0 for none: a model that is trained already loses by
     it what it knows. It counts calls of the module in training mode.
-    Raises NomulError: NM007 without PyTorch, NM009 for act="i8-static", NM458 for a rule that matches nothing."""
+    Raises NomulError: NM007 without PyTorch, NM009 for act="i8-static" and for rules of attention, NM458 for a rule
+    that matches nothing."""
+    return _with_torch("nomul.frontend.torch.qat", "prepare_module")(module, read_recipe(recipe), steps)
+
+
+def distill_attention(
+    model: Any,
+    data: Any,
+    example_inputs: Any = None,
+    *,
+    output: str | Path,
+    match: str = ANY,
+    form: str = "softmax",
+    steps: int = 400,
+    rate: float = 0.02,
+    **source_options: Any,
+) -> dict[str, Distilled]:
+    """Learns Hedgehog's maps for softmax attentions (Zhang et al., 2024) and writes them to `output`, a .safetensors
+    file that a recipe names: `[[attention]] form = "linear", maps = "FILE"`.
+
+    model, example_inputs, source_options: as `nomul.compile` takes them, ONNX models too; weights stay as they are.
+    data: calibration data for it, whose queries and keys the maps are learned from, layer by layer.
+    match: glob over the names of the layers (the modules that compute attention).
+    form: of the maps, "softmax" or "exp" (`nn.hedgehog_map`).  steps, rate: of Adam for each layer, which takes one
+    batch of the data in each step.
+    Returns by layer the maps, and how far their attention is from softmax attention on the data (mean
+    Kullback-Leibler divergence of rows, nats) before training, with identities for maps, and after it.
+    Raises NomulError: NM007 without PyTorch, NM017 for data that does not fit, NM458 where nothing matches, NM464 for
+    attention that no linear attention can express, NM465 where the file cannot be written."""
+    run = _with_torch("nomul.distillation", "distil")
+    return run(model, data, example_inputs, Path(output), match, form, steps, rate, source_options)
+
+
+def _with_torch(module: str, name: str) -> Callable[..., Any]:
+    """Raises NomulError (NM007) without PyTorch."""
     try:
-        from nomul.frontend.torch.qat import prepare_module
+        import_module("nomul.frontend.torch.qat")
+        return getattr(import_module(module), name)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise NomulError("NM007", "PyTorch is not installed", help="pip install 'nomul[torch]'") from None
-    return prepare_module(module, read_recipe(recipe), steps)

@@ -99,5 +99,5 @@ def test_libraries_compute_every_form(model: Module, form: str) -> None:
 
 
 def test_a_recipe_refuses_what_goes_too_far(model: Module) -> None:
-    with pytest.raises(nomul.ir.errors.NomulError, match="NM461.*exchange_attention"):
+    with pytest.raises(nomul.ir.errors.NomulError, match=r"NM461.*exchange_attention"):
         lower(model, recipe={"attention": [{"form": "hamming"}], "max_error": 0.01}, check=True)

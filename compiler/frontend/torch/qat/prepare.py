@@ -40,6 +40,8 @@ def prepare_module(module: torch.nn.Module, recipe: Recipe, steps: int) -> torch
     """See `nomul.qat.prepare`."""
     if is_prepared(module):
         raise NomulError("NM009", "the module is prepared already", help="load the float module again")
+    if recipe.attention:
+        raise NomulError("NM009", "attention is not exchanged for training", help="give these rules to nomul.compile")
     if recipe.needs_calibration:
         raise NomulError("NM009", 'act = "i8-static" cannot be trained', help='act = "i8" has a scale for each row')
     layers = dict(_layers(module))
