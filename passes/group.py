@@ -17,7 +17,14 @@ from nomul.passes.epilogue import Joins, epilogue, joins_of
 from nomul.passes.graph_tools import is_elementwise, is_heavy, short_op
 from nomul.passes.prologue import absorb_tree, absorb_views
 
-VIEW_OPERANDS = {"nn.attention": (0, 1, 2), "nn.matmul": (0, 1), "nn.linear": (0,)}
+VIEW_OPERANDS = {
+    "nn.attention": (0, 1, 2),
+    "nn.attention_parts": (0, 1, 2),
+    "nn.quantised_attention": (4,),
+    "nn.linear_attention": (0, 1, 2),
+    "nn.matmul": (0, 1),
+    "nn.linear": (0,),
+}
 UNGROUPED = ("view.reshape", "call")  # stay in @main
 TREE_OPERANDS = {"view.concat": None, "view.pad": (0,), "index.gather": (1,)}  # None: all
 

@@ -21,6 +21,13 @@ def is_costly(node: Node) -> bool:
     return family not in _CHEAP_FAMILIES or node.op in _COSTLY_ARITHMETIC
 
 
+_NEIGHBOURS = {  # operands whose elements along the last axis a kernel wants one behind the other
+    "nn.attention": (1,),
+    "nn.attention_parts": (1, 2),
+    "nn.linear_attention": (0, 1, 2),
+}
+
+
 def absorb_views(func: Func, node: Node, position: int, group: set[Node], taken: set[Node]) -> None:
     """Take the affine views above one operand into the group; reshapes of a whole tensor stay outside."""
     operand = node.args[position]
@@ -32,8 +39,8 @@ def absorb_views(func: Func, node: Node, position: int, group: set[Node], taken:
 
 
 def affine(node: Node, position: int, chain: list[Node]) -> bool:
-    """Whether strides describe the chain. Attention also needs the elements of a key one behind the other, a linear
-    layer those of a row, and its rows evenly apart."""
+    """Whether strides describe the chain. Attention also needs neighbours, a linear layer the elements of a row one
+    behind the other, and its rows evenly apart."""
     view = chain_view(chain)
     if view is None:
         return False
@@ -42,7 +49,7 @@ def affine(node: Node, position: int, chain: list[Node]) -> bool:
         shape = chain[0].result.shape
         rows = (product(shape[:-1]), shape[-1])
         return strides[-1] == 1 and reshaped_strides(shape, strides, rows) is not None
-    return node.op != "nn.attention" or position != 1 or strides[-1] == 1
+    return position not in _NEIGHBOURS.get(node.op, ()) or strides[-1] == 1
 
 
 def inner_views(value: Value) -> list[Node]:

@@ -9,6 +9,7 @@ from tvm import tirx
 from nomul.backends import mathlib
 from nomul.backends.emit import Expr, Index
 from nomul.backends.expressions import bind, constant, fma, minus
+from nomul.backends.feature_map import mapped
 from nomul.backends.frame import index_constant
 from nomul.backends.generic import line
 from nomul.backends.generic.pull import Line, Pull, Strip
@@ -103,7 +104,7 @@ class _Head:
         """The feature map of a head's vector."""
         name = self.node.attrs["map"]
         with self.pull.loops(self.size) as (d,):
-            into.write(d, _mapped(self.pull.operand(self.node, position, (*index, d)), name))
+            into.write(d, mapped(self.pull.operand(self.node, position, (*index, d)), name))
         if name != "softmax":
             return
         lowest = tirx.const(-3.4e38, self.dtype)
@@ -114,15 +115,3 @@ class _Head:
         total = bind(self.pull.fold([self.size], zero, lambda sum, d: sum + into.read(d[0])))
         with self.pull.loops(self.size) as (d,):
             into.write(d, into.read(d) / total)
-
-
-def _mapped(x: Expr, name: str) -> Expr:
-    if name in ("identity", "softmax"):
-        return x
-    zero = constant(x, 0.0)
-    if name == "relu":
-        return bind(tirx.Select(x > zero, x, zero))
-    if name == "exp":
-        return bind(mathlib.exp(x))
-    below = bind(mathlib.exp(bind(tirx.Select(x > zero, zero, x))))
-    return bind(tirx.Select(x > zero, x + constant(x, 1.0), below))

@@ -24,6 +24,7 @@ PREFETCH_STEPS = 16  # how far ahead in the panel; beyond 1,024 steps the sums a
 PREFETCH_HEIGHT = 4  # lower tiles run at memory speed, and prefetches only cost them
 # (row of the block, first column in the panel, sums) for one vector of finished sums
 Sink = Callable[[Expr, Expr, Expr], None]
+Ahead = Callable[[Expr, Expr], None]  # (first row of a tile, step of the reduction)
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,15 @@ class Panel:
 
 @dataclass(frozen=True)
 class Product:
-    """What a block computes: rows of A times a panel; each finished vector of sums goes to `sink`."""
+    """What a block computes: rows of A times a panel; each finished vector of sums goes to `sink`.
+
+    ahead: what every step brings into the caches, in place of the panel's rows to come."""
 
     rows: Rows
     panel: Panel
     over: Reduction
     sink: Sink
+    ahead: Ahead | None = None
 
 
 class InnerKernel:
@@ -128,7 +132,9 @@ class InnerKernel:
             elements = elements_of(rows, place, height, count, by_lane=self.tile.by_lane)
             for part in range(count):
                 b_place = let("b_place", b_start + (k + part) * PANEL)
-                if height >= PREFETCH_HEIGHT:
+                if product.ahead is not None:
+                    product.ahead(row, k + part)
+                elif height >= PREFETCH_HEIGHT:
                     prefetch(panel.buffer, b_place + PREFETCH_STEPS * PANEL, width)
                 for group in _groups(vectors, 1 if self.tile.by_lane else len(vectors)):
                     stored = [load(panel.buffer, b_place + first, lanes) for _, first, lanes in group]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,3 +43,11 @@ def prefetch(buffer: Any, place: Any, count: int, cache: int = 1) -> None:
     for offset in range(0, count, line):
         address = tirx.address_of(buffer[place + offset])
         evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, read, locality, data))
+
+
+def lanes_folded(buffer: Any, lanes: int, combine: Callable[[Any, Any], Any]) -> Any:
+    """The first elements of a buffer combined as a tree; what they hold is lost. lanes: a power of two."""
+    while lanes > 1:
+        lanes //= 2
+        store_vector(buffer, 0, combine(load(buffer, 0, lanes), load(buffer, lanes, lanes)))
+    return buffer[0]

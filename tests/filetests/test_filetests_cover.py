@@ -14,7 +14,10 @@ from nomul.passes.rule import all_rules, rule_classes
 
 HERE = Path(__file__).parent
 # Rules that every node of their ops satisfies: those that put ops in the place of one without a kernel, above all.
-NEVER_REFUSE = {"batch_norm_as_affine"} | {rule.name for rule in rule_classes("expand")} - {"linear_attention"}
+NEVER_REFUSE = {"batch_norm_as_affine"} | {rule.name for rule in rule_classes("expand")} - {
+    "byte_scores",
+    "few_queries",
+}
 NOT_IN_A_TEXT = {  # faults of modules in memory, which no text can have: tests/ir/test_ir_verifier.py
     "NM302": "a name that comes too late is unknown to the parser (NM322)",
     "NM308": "weights stand in another file",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node, Value
-from nomul.passes.rule import NodeRule, NoMatch, Rewriter
-from nomul.passes.rules.expand.terms import as_float, by_heads, divided, need, operand, repeated, swapped, total
+from nomul.passes.rule import NodeRule, Rewriter
+from nomul.passes.rules.expand.terms import as_float, by_heads, need, operand, swapped
 
 
 def features(g: Rewriter, x: Value, name: str) -> Value:
@@ -15,27 +15,6 @@ def features(g: Rewriter, x: Value, name: str) -> Value:
     if name == "softmax":
         return g.nn.softmax(x, axis=x.type.rank - 1)
     return g.ew.add(g.ew.elu(x), 1.0) if name == "elu" else {"relu": g.ew.relu, "exp": g.ew.exp}[name](x)
-
-
-class LinearAttention(NodeRule):
-    """linear_attention to all keys -> phi(q) (phi(k)^T v), divided by phi(q) times the sum of phi(k)."""
-
-    ops = ("nn.linear_attention",)
-
-    def apply(self, g: Rewriter, node: Node) -> Value | None:
-        attrs = node.attrs
-        if attrs["causal"]:
-            raise NoMatch("queries see earlier keys only, which takes a kernel", node.result)
-        q, k, v = (need(node, position) for position in range(3))
-        q, k = features(g, q, attrs["map"]), features(g, k, attrs["map"])
-        q, k, v = (by_heads(g, repeated(g, x, q.shape[2])) for x in (q, k, v))
-        y = g.nn.matmul(q, g.nn.matmul(swapped(g, k), v))
-        if attrs["normalise"]:
-            divisor = g.nn.matmul(q, swapped(g, total(g, k, 2)))
-            if attrs["eps"]:
-                divisor = g.ew.add(divisor, attrs["eps"])
-            y = divided(g, y, divisor)
-        return by_heads(g, y)
 
 
 class HedgehogMap(NodeRule):
