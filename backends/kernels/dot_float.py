@@ -28,7 +28,7 @@ from nomul.backends.tir.dot_rows import PreparedRows
 from nomul.backends.tir.dot_tile import DotTile
 from nomul.backends.tir.dot_weights import PackedWeights, field_types
 from nomul.backends.tir.float_unpack import UnpackedFloats
-from nomul.backends.tir.output import Output, Part, Place
+from nomul.backends.tir.output import Output, Part
 from nomul.backends.tir.register_tile import PANEL as FLOAT_PANEL
 from nomul.backends.tir.sliced_rows import BASE, LARGEST, SLICES, SlicedRows
 from nomul.backends.tir.vectors import lanes_at, spread, store_vector
@@ -136,11 +136,7 @@ class _Sliced:
         width = self._product.width
         column = let("column", panel * PANEL)
         used = let("used", tirx.min(index(PANEL), index(width) - column))
-
-        def place(row: Expr) -> Place:
-            return Place(let("flat", row * width), lambda: self._product.source.lead(row))
-
-        part = Part(count, place, width, column, used)
+        part = Part(count, self._product.place_behind(index(0)), width, column, used)
         self._output.write_rows(part, self._totals.start, scale=lambda row: let("factor", self._source.factor(row)))
 
 

@@ -133,12 +133,16 @@ class _Product:
             column = let("column", panel * PANEL)
             used = let("used", tirx.min(index(PANEL), index(self.width) - column))
 
-            def place(row: Expr, first: Expr = first) -> Place:
-                flat = let("flat", (first + row) * self.width)
-                return Place(flat, lambda: self.source.lead(first + row))
-
             rows = self.source.fetch(first, left)
-            self.multiply(rows, first, Part(left, place, self.width, column, used))
+            self.multiply(rows, first, Part(left, self.place_behind(first), self.width, column, used))
+
+    def place_behind(self, first: Expr) -> Callable[[Expr], Place]:
+        """Where rows of the result are, counted from row `first`."""
+
+        def place(row: Expr) -> Place:
+            return Place(let("flat", (first + row) * self.width), lambda: self.source.lead(first + row))
+
+        return place
 
     def unpack(self, first: Expr) -> None:
         """Unpack the weights of a panel."""
