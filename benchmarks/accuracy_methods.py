@@ -115,7 +115,7 @@ def _hqq(bits: int) -> Quantise:
         import torch
         from hqq.core.quantize import Quantizer
 
-        group = GROUP if matrix.shape[1] % GROUP == 0 else None
+        group = GROUP if matrix.shape[1] % GROUP == 0 else matrix.shape[1]
         packed, meta = Quantizer.quantize(
             torch.from_numpy(matrix), nbits=bits, group_size=group, axis=1, device="cpu", compute_dtype=torch.float32
         )
