@@ -16,6 +16,7 @@ from nomul.passes.folding import known_array
 from nomul.passes.graph_tools import number, produced_by
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
 
+_OPPOSITES = ("ew.le", "ew.lt", "ew.ge", "ew.gt")
 HIDDEN = -1e4  # a score lowered by this much has no weight left in a row where another score is not
 
 
@@ -156,6 +157,18 @@ class Judge:
         node = produced_by(value, "ew.le", "ew.lt", "ew.ge", "ew.gt")
         return (self._block_facts(node) or self._comparison_facts(node)) if node else None
 
+    def opposite(self, value: Value) -> Facts | None:
+        """What it says by places alone that a comparison does not hold, or None."""
+        array, node = known_array(value), produced_by(value, *_OPPOSITES)
+        if array is not None:
+            return self._array_facts(~array)
+        if (inverse := produced_by(value, "ew.not")) is not None and inverse.args[0] is not None:
+            return self.facts(inverse.args[0])
+        if node is None:
+            return None
+        excess = self._excess(node)  # holds where it is at most 0, so not where its negative plus 1 is
+        return None if excess is None else self._limit_facts(Index(0, 0, Dim.of(1)).minus(excess))
+
     def _array_facts(self, array: np.ndarray) -> Facts | None:
         if array.all():
             return NOTHING_HIDDEN
@@ -188,8 +201,10 @@ class Judge:
 
     def _comparison_facts(self, node: Node) -> Facts | None:
         excess = self._excess(node)
-        if excess is None:
-            return None
+        return None if excess is None else self._limit_facts(excess)
+
+    def _limit_facts(self, excess: Index) -> Facts | None:
+        """What it says that this is at most 0."""
         if self._largest(excess).bounds(self.ranges)[1] <= 0:
             return NOTHING_HIDDEN
         limit = (1 - excess.offset).value

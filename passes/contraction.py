@@ -1,0 +1,277 @@
+"""Products behind views as one sum of products over named axes, as einsum writes it: in whatever order and layout a
+source multiplies, the same formula is the same contraction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from nomul.ir.dim import Dim, Range
+from nomul.ir.graph import Node, Value
+from nomul.ir.shapes import ONE, Shape
+from nomul.ir.types import DType
+from nomul.passes.graph_tools import number, produced_by
+from nomul.passes.rules.fuse.causal import Facts, Judge
+
+
+@dataclass(eq=False)
+class Label:
+    """What an axis counts; labels that were found to be one have one root."""
+
+    size: Dim
+    same: Label | None = None
+
+    def root(self) -> Label:
+        return self if self.same is None else self.same.root()
+
+
+Axes = tuple[tuple[Label, ...], ...]  # the labels that each axis of a value runs over; none: the axis is 1 or repeats
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A value that is multiplied; each axis has one label or, where its size is 1, none."""
+
+    value: Value
+    axes: Axes
+
+    @property
+    def labels(self) -> frozenset[Label]:
+        return frozenset(label.root() for axis in self.axes for label in axis)
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """scale * (the product of all factors, summed over the labels that no axis has) / divisors + added.
+
+    order: pairs (s, t) of labels: only terms with t <= s are summed."""
+
+    axes: Axes
+    factors: tuple[Factor, ...]
+    scale: float = 1.0
+    order: tuple[tuple[Label, Label], ...] = ()
+    divisors: tuple[Contraction, ...] = ()
+    added: float = 0.0
+
+    @property
+    def free(self) -> tuple[Label, ...]:
+        """The labels of its axes in order."""
+        return tuple(label.root() for axis in self.axes for label in axis)
+
+    @property
+    def labels(self) -> frozenset[Label]:
+        """The labels of its factors."""
+        return frozenset().union(*(factor.labels for factor in self.factors))
+
+    @property
+    def is_sum(self) -> bool:
+        return bool(self.labels - set(self.free))
+
+    def without(self, summed: Iterable[Label], axes: Axes) -> Contraction | None:
+        """Summed over more labels; None where that is no contraction."""
+        roots = {label.root() for label in summed}
+        divided = {label for divisor in self.divisors for label in divisor.free}
+        if self.added or not roots <= self.labels or roots & divided:
+            return None
+        return replace(self, axes=axes)
+
+
+class _Misfit(Exception):
+    """Axes do not belong together."""
+
+
+def contraction(value: Value, ranges: dict[str, Range]) -> Contraction:
+    """How the value is made by products, sums and views of others, at the least of itself."""
+    return _Reader(ranges).read(value)
+
+
+@dataclass
+class _Reader:
+    ranges: dict[str, Range]
+    steps: dict[str, Callable[[Node], Contraction | None]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.steps = {
+            "view.transpose": self._transpose,
+            "view.reshape": self._reshape,
+            "view.expand": self._expand,
+            "nn.matmul": self._matmul,
+            "ew.mul": self._multiply,
+            "ew.div": self._divide,
+            "ew.reciprocal": self._reciprocal,
+            "ew.add": self._add,
+            "ew.where": self._where,
+            "reduce.sum": self._sum,
+            "reduce.cumsum": self._running_sum,
+        }
+
+    def read(self, value: Value | None) -> Contraction:
+        assert value is not None
+        step = self.steps.get(value.producer.op) if value.producer is not None else None
+        try:
+            found = step(value.producer) if step and value.producer else None
+        except _Misfit:
+            found = None
+        return found or _leaf(value)
+
+    # -- views ---------------------------------------------------------------------------------------------------
+    def _transpose(self, node: Node) -> Contraction:
+        found = self.read(node.args[0])
+        return replace(found, axes=tuple(found.axes[axis] for axis in node.attrs["perm"]))
+
+    def _reshape(self, node: Node) -> Contraction:
+        found = self.read(node.args[0])
+        return replace(found, axes=_regrouped([label for axis in found.axes for label in axis], node.result.shape))
+
+    def _expand(self, node: Node) -> Contraction:
+        found, shape = self.read(node.args[0]), node.result.shape
+        axes = ((),) * (len(shape) - len(found.axes)) + found.axes
+        return replace(found, axes=tuple(axis or _fresh(size) for axis, size in zip(axes, shape, strict=True)))
+
+    # -- products ------------------------------------------------------------------------------------------------
+    def _matmul(self, node: Node) -> Contraction | None:
+        left, right = (self.read(arg) for arg in node.args)
+        if min(len(left.axes), len(right.axes)) < 2:
+            return None
+        inner = _merged(left.axes[-1], right.axes[-2])
+        axes = (*_aligned(left.axes[:-2], right.axes[:-2]), left.axes[-2], right.axes[-1])
+        return _product(left, right, axes).without(inner, axes)
+
+    def _multiply(self, node: Node) -> Contraction | None:
+        for one, other in (node.args, node.args[::-1]):
+            factor = number(other)
+            if factor is not None:
+                return self._scaled(one, factor)
+            condition = produced_by(other, "ew.cast")
+            if condition is not None and condition.args[0] is not None and condition.args[0].dtype is DType.BOOL:
+                return self._ordered(one, condition.args[0])
+        left, right = (self.read(arg) for arg in node.args)
+        axes = _aligned(left.axes, right.axes)
+        plain = not any(part.divisors or part.is_sum for part in (left, right))
+        inside = set(left.free) <= set(right.free) or set(right.free) <= set(left.free)
+        return None if plain and inside else _product(left, right, axes)
+
+    def _scaled(self, value: Value | None, factor: float) -> Contraction | None:
+        found = self.read(value)
+        return None if found.added or not _is_made(found) else replace(found, scale=found.scale * factor)
+
+    def _divide(self, node: Node) -> Contraction | None:
+        given = number(node.args[1])
+        if given:
+            return self._scaled(node.args[0], 1 / given)
+        above, below = (self.read(arg) for arg in node.args)
+        axes = _aligned(above.axes, below.axes)
+        if above.added or below.divisors:
+            return None
+        return replace(above, axes=axes, divisors=(*above.divisors, below))
+
+    def _reciprocal(self, node: Node) -> Contraction | None:
+        below = self.read(node.args[0])
+        return None if below.divisors else Contraction(below.axes, (), divisors=(below,))
+
+    def _add(self, node: Node) -> Contraction | None:
+        for one, other in (node.args, node.args[::-1]):
+            given = number(other)
+            found = self.read(one) if given is not None else None
+            if given and found is not None and found.is_sum and not found.added and not found.divisors:
+                return replace(found, added=given)
+        return None
+
+    # -- sums ----------------------------------------------------------------------------------------------------
+    def _sum(self, node: Node) -> Contraction | None:
+        found, gone = self.read(node.args[0]), node.attrs["axes"]
+        summed = [label for axis in gone for label in found.axes[axis]]
+        kept = [() if axis in gone else labels for axis, labels in enumerate(found.axes)]
+        axes = kept if node.attrs["keepdims"] else [kept[axis] for axis in range(len(kept)) if axis not in gone]
+        return found.without(summed, tuple(axes))
+
+    def _running_sum(self, node: Node) -> Contraction | None:
+        found, axis = self.read(node.args[0]), node.attrs["axis"]
+        if len(found.axes[axis]) != 1:
+            return None
+        (key,) = found.axes[axis]
+        query = Label(key.size)
+        axes = (*found.axes[:axis], (query,), *found.axes[axis + 1 :])
+        ordered = found.without([key], axes)
+        return ordered and replace(ordered, order=(*ordered.order, (query, key)))
+
+    def _where(self, node: Node) -> Contraction | None:
+        condition, x, y = node.args
+        if number(y) == 0 and condition is not None:
+            return self._ordered(x, condition)
+        return self._ordered(y, condition, hidden=True) if number(x) == 0 and condition is not None else None
+
+    def _ordered(self, value: Value | None, condition: Value, hidden: bool = False) -> Contraction | None:
+        """The value where the condition says that its last axis is not behind the one before; elsewhere 0."""
+        found = self.read(value)
+        if len(found.axes) < 2 or found.added or value is None:
+            return None
+        query, key = found.axes[-2:]
+        judge = Judge((value.shape[-2], value.shape[-1]), self.ranges)
+        facts = judge.opposite(condition) if hidden else judge.facts(condition)
+        if len(query) != 1 or len(key) != 1 or facts != Facts(causal=True):
+            return None
+        return replace(found, order=(*found.order, (query[0], key[0])))
+
+
+def _is_made(found: Contraction) -> bool:
+    """Whether it is more than a value seen through views."""
+    return len(found.factors) != 1 or found.is_sum or bool(found.divisors)
+
+
+def _leaf(value: Value) -> Contraction:
+    axes = tuple(_fresh(size) for size in value.shape)
+    return Contraction(axes, (Factor(value, axes),))
+
+
+def _fresh(size: Dim) -> tuple[Label, ...]:
+    return () if size == ONE else (Label(size),)
+
+
+def _product(left: Contraction, right: Contraction, axes: Axes) -> Contraction:
+    if left.added or right.added:
+        raise _Misfit
+    return Contraction(
+        axes,
+        left.factors + right.factors,
+        left.scale * right.scale,
+        left.order + right.order,
+        left.divisors + right.divisors,
+    )
+
+
+def _merged(left: tuple[Label, ...], right: tuple[Label, ...]) -> tuple[Label, ...]:
+    """Labels of two axes that are one. Raises _Misfit."""
+    if [label.size for label in left] != [label.size for label in right]:
+        raise _Misfit
+    for one, other in zip(left, right, strict=True):
+        if one.root() is not other.root():
+            other.root().same = one.root()
+    return left
+
+
+def _aligned(left: Axes, right: Axes) -> Axes:
+    """The axes of two values that are broadcast against each other."""
+    rank = max(len(left), len(right))
+    wide = [((),) * (rank - len(axes)) + tuple(axes) for axes in (left, right)]
+    return tuple(_merged(one, other) if one and other else one or other for one, other in zip(*wide, strict=True))
+
+
+def _regrouped(labels: Sequence[Label], shape: Shape) -> Axes:
+    """The labels in order on axes of another shape. Raises _Misfit where an axis is part of a label."""
+    axes, rest = [], list(labels)
+    for size in shape:
+        taken: list[Label] = []
+        total = ONE
+        while total != size:
+            if not rest:
+                raise _Misfit
+            taken.append(rest.pop(0))
+            total = total * taken[-1].size
+        axes.append(tuple(taken))
+    if rest:
+        raise _Misfit
+    return tuple(axes)
+
+
+__all__ = ["Axes", "Contraction", "Factor", "Label", "contraction"]

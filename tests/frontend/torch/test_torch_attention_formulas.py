@@ -1,0 +1,128 @@
+"""Attention variants as their authors write them become one op each, and compute what torch does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from test_torch_attention_forms import fused
+from torch_models import same, torch
+
+from nomul.passes.runner import PassRunner
+from nomul.phases import phases
+
+HEADS, SIZE = 4, 8
+WIDTH = HEADS * SIZE
+Operands = tuple[Any, Any, Any]
+Formula = Callable[[Any, Any, Any], Any]  # of q, k, v [B, S, H, D]; gives [B, S, H, D]
+
+
+class Block(torch.nn.Module):  # type: ignore[misc, name-defined]
+    def __init__(self, formula: Formula) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv, self.out, self.formula = torch.nn.Linear(WIDTH, 3 * WIDTH), torch.nn.Linear(WIDTH, WIDTH), formula
+
+    def forward(self, x: Any) -> Any:
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, HEADS, SIZE).unbind(2)
+        return self.out(self.formula(q, k, v).reshape(x.shape))
+
+
+def elu(x: Any) -> Any:
+    return torch.nn.functional.elu(x) + 1
+
+
+def heads_first(*parts: Any) -> list[Any]:
+    return [part.transpose(1, 2) for part in parts]
+
+
+def fast_transformers(q: Any, k: Any, v: Any) -> Any:
+    """Katharopoulos's own code."""
+    q, k = elu(q), elu(k)
+    sums = torch.einsum("nshd,nshm->nhmd", k, v)
+    inverse = 1 / (torch.einsum("nlhd,nhd->nlh", q, k.sum(dim=1)) + 1e-6)
+    return torch.einsum("nlhd,nhmd,nlh->nlhm", q, sums, inverse)
+
+
+def by_matmul(q: Any, k: Any, v: Any) -> Any:
+    q, k, v = heads_first(q.relu(), k.relu(), v)
+    y = q @ (k.transpose(-2, -1) @ v) / (q @ k.sum(2, keepdim=True).transpose(-2, -1) + 1e-6)
+    return y.transpose(1, 2)
+
+
+def reciprocal(q: Any, k: Any, v: Any) -> Any:
+    """The order of linear-attention-transformer."""
+    q, k, v = heads_first(q.softmax(-1), k.softmax(-1), v)
+    inverse = 1.0 / torch.einsum("...nd,...d->...n", q, k.sum(dim=-2))
+    context = torch.einsum("...nd,...ne->...de", k, v)
+    return torch.einsum("...de,...nd,...n->...ne", context, q, inverse).transpose(1, 2)
+
+
+def by_weights(q: Any, k: Any, v: Any) -> Any:
+    q, k, v = heads_first(elu(q), elu(k), v)
+    weights = q @ k.transpose(-2, -1)
+    return ((weights / (weights.sum(-1, keepdim=True) + 1e-6)) @ v).transpose(1, 2)
+
+
+def causal_by_tril(q: Any, k: Any, v: Any) -> Any:
+    q, k, v = heads_first(elu(q), elu(k), v)
+    weights = (q @ k.transpose(-2, -1)).tril()
+    return ((weights / (weights.sum(-1, keepdim=True) + 1e-6)) @ v).transpose(1, 2)
+
+
+def causal_by_mask(q: Any, k: Any, v: Any) -> Any:
+    """As lolcats writes its quadratic form."""
+    q, k, v = heads_first(q.exp(), k.exp(), v)
+    weights = torch.einsum("bhmd,bhnd->bhmn", q, k)
+    later = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).triu(1)
+    weights = weights.masked_fill(later, 0)
+    return torch.einsum("bhmn,bhnd->bhmd", weights / weights.sum(-1, keepdim=True), v).transpose(1, 2)
+
+
+def causal_by_sums(q: Any, k: Any, v: Any) -> Any:
+    q, k = elu(q), elu(k)
+    sums = torch.einsum("bshd,bshm->bshdm", k, v).cumsum(1)
+    divisor = (q * k.cumsum(1)).sum(-1, keepdim=True) + 1e-6
+    return torch.einsum("bshd,bshdm->bshm", q, sums) / divisor
+
+
+LINEAR: dict[Formula, tuple[str, bool]] = {
+    fast_transformers: ("elu", False),
+    by_matmul: ("relu", False),
+    reciprocal: ("softmax", False),
+    by_weights: ("elu", False),
+    causal_by_tril: ("elu", True),
+    causal_by_mask: ("exp", True),
+    causal_by_sums: ("elu", True),
+}
+DYNAMIC: dict[str, Any] = {"dynamic_shapes": ({0: "B", 1: "S"},), "dims": {"B": (1, 4), "S": (1, 64)}}
+
+
+@pytest.mark.parametrize("formula", LINEAR, ids=lambda formula: formula.__name__)
+@pytest.mark.parametrize("options", [{}, DYNAMIC], ids=["static", "dynamic"])
+def test_linear_attention(formula: Formula, options: dict[str, Any]) -> None:
+    model, inputs = Block(formula).eval(), (torch.randn(2, 11, WIDTH),)
+    module = fused(model, inputs, **options)
+    ops = [node.op for node in module.main.nodes if node.op.partition(".")[0] != "view"]
+    assert ops == ["nn.linear", "nn.linear_attention", "nn.linear"]
+    node = next(node for node in module.main.nodes if node.op == "nn.linear_attention")
+    assert (node.attrs["map"], node.attrs["causal"]) == LINEAR[formula]
+    same(module, model, inputs, tolerance=1e-4)
+
+
+def other_divisor(q: Any, k: Any, v: Any) -> Any:
+    q, k, v = heads_first(elu(q), elu(k), v)
+    return (q @ (k.transpose(-2, -1) @ v) / (q @ v.sum(2, keepdim=True).transpose(-2, -1))).transpose(1, 2)
+
+
+def test_another_divisor_is_told() -> None:
+    model, inputs = Block(other_divisor).eval(), (torch.randn(2, 11, WIDTH),)
+    from torch_models import imported
+
+    runner = PassRunner()
+    module = runner.run(imported(model, inputs), phases()[:2])
+    assert not [node for node in module.main.nodes if node.op == "nn.linear_attention"]
+    reasons = [miss.reason for miss in runner.misses if miss.rule == "linear_attention_formula"]
+    assert any("what divides is not the sum" in reason for reason in reasons)
+    same(module, model, inputs, tolerance=1e-4)
