@@ -27,6 +27,7 @@ from nomul.backends.group import Group
 from nomul.backends.storage import from_storage, rounded, storage_type, to_storage
 from nomul.backends.target import Target
 from nomul.backends.tir.body import UNBOUNDED
+from nomul.backends.tir.encoded_row import RowReader
 from nomul.ir.dim import Dim
 from nomul.ir.encodings.low_bit import matrix_size
 from nomul.ir.graph import Value
@@ -41,7 +42,8 @@ def index_constant(value: int) -> Expr:
 
 
 class KernelFrame:
-    """begin, end: the tile range.  scratch: pointer to the thread's scratch.  packed: storage types of the fields of
+    """begin, end: the tile range.  scratch: pointer to the thread's scratch.  row_readers: for tables of which rows are
+    looked up, and whose bytes a kernel declares itself.  packed: storage types of the fields of
     parameters (by position) whose buffers the kernel declares itself, from `pointers`."""
 
     function: Any
@@ -51,6 +53,7 @@ class KernelFrame:
         self.target = target
         self.packed = dict(packed or {})
         self.pointers: dict[Value, list[Expr]] = {}
+        self.row_readers: dict[Value, RowReader] = {}
         self._buffers: dict[Value, Any] = {}
         self._types: dict[Value, DType] = {}
         self._packed_weights: dict[Value, Packed] = {}

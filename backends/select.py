@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
-from nomul.backends.cost import estimate, mean
+from nomul.backends.cost import estimate, score
 from nomul.backends.group import Group
 from nomul.backends.registry import Built, Kernel, all_kernels
+from nomul.backends.shared_weights import share_weights
 from nomul.backends.target import Target
 from nomul.ir.errors import NomulError, Problem
 from nomul.ir.graph import Module, Node, Weight
@@ -91,6 +92,7 @@ def select(module: Module, levels: Sequence[Target], preferences: Mapping[str, P
         selection.choices[group.func.name] = by_key[group.key]
     if problems:
         raise NomulError.many(problems)
+    share_weights(module, selection.choices, partial(choose_packed, levels=selection.levels))
     return selection
 
 
@@ -110,6 +112,18 @@ def choose(group: Group, levels: Sequence[Target], preference: Preference = _NON
             return search.same_everywhere()
         taken.append(kernel)
     return search.choice(taken)
+
+
+def choose_packed(
+    group: Group, position: int, layouts: Collection[str | None], levels: tuple[Target, ...]
+) -> Choice | None:
+    """The best kernel for all levels that reads a weight in one of these layouts, or None."""
+    search = _Search(group, levels, _NONE)
+    for kernel in candidates(group):
+        serves = all(refusal(kernel, group, target) is None for target in levels)
+        if serves and search.build(kernel, levels[0]).layouts.get(position) in layouts:
+            return search.choice([kernel] * len(levels))
+    return None
 
 
 def code_level(kernel: Kernel, target: Target, levels: Sequence[Target]) -> Target:
@@ -171,7 +185,7 @@ class _Search:
 
         def place(kernel: Kernel) -> tuple[int, int, float]:
             times = self._estimates.get(kernel.name)
-            return self.preference.place(kernel), -kernel.rank, mean(times.values()) if times else 0.0
+            return self.preference.place(kernel), -kernel.rank, score(times) if times else 0.0
 
         return sorted(candidates(self.group), key=place)
 
@@ -190,7 +204,7 @@ class _Search:
         best, found = self._estimates.get(taken.name), []
         for kernel in candidates(self.group):
             times = self._estimates.get(kernel.name)
-            if best and times and kernel.rank == taken.rank and mean(times.values()) > mean(best.values()):
+            if best and times and kernel.rank == taken.rank and score(times) > score(best):
                 each = ", ".join(f"{times[rows] / best[rows]:.2f} times for {rows}" for rows in times)
                 found.append((kernel.name, f"estimated to take longer than {taken.name}: {each} rows"))
         return found

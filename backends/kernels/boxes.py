@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nomul.backends.frame import KernelFrame
@@ -79,11 +79,20 @@ def _not_plain(group: Group, heavy: int) -> str | None:
     return None
 
 
-def build(group: Group, target: Target, boxes: Sequence[Box]) -> Built:
-    """A kernel whose tiles are those of one box after the other."""
+def build(
+    group: Group,
+    target: Target,
+    boxes: Sequence[Box],
+    fields: Mapping[int, Sequence[str]] | None = None,
+    prepare: Callable[[KernelFrame], None] = lambda frame: None,
+) -> Built:
+    """A kernel whose tiles are those of one box after the other.
+
+    fields: of parameters that the kernel declares itself (`KernelFrame`), which `prepare` does."""
     parts = [part_of(group, box) for box in boxes]
     plans = [_plan(group, part) for part in parts]
-    with KernelFrame(group, target) as frame:
+    with KernelFrame(group, target, fields) as frame:
+        prepare(frame)
         emit_parts(frame, [_code(frame, part, plan) for part, plan in zip(parts, plans, strict=True)])
     tiles = Dim.of(0)
     for plan in plans:

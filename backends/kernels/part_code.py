@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from tvm import tirx
 
-from nomul.backends.decoders import element, sides_of
 from nomul.backends.emit import compute_type, emit, lanes_of, literal, widen
 from nomul.backends.frame import KernelFrame, split_index
 from nomul.backends.kernels.affine import Form
@@ -17,7 +16,7 @@ from nomul.backends.kernels.terms import Compute, Count, Given, Literal, Lookup,
 from nomul.backends.mathlib import bind
 from nomul.backends.storage import rounded
 from nomul.backends.tir.body import index, let, loop
-from nomul.backends.tir.encoded_row import has_vectors, row_vector
+from nomul.backends.tir.encoded_row import PlainRows, has_vectors
 from nomul.ir.dim import Dim
 from nomul.ir.shapes import NOTHING, ONE
 
@@ -173,12 +172,11 @@ class Elements:
         """Of an encoded table; its places are columns."""
         row = bases[term] if term in bases else self._row_number(term, widen(visit(term.index), lanes), lanes)
         column = self._at(bases[term.place], term.place, place, lanes)
-        packed, row_lanes = self.frame.packed_weight(term.param), lanes_of(row)
-        if lanes > 1 and row_lanes == 1 and self.along.step(term.place) == ONE:
-            return row_vector(packed, row, column.base, lanes)
-        sides = sides_of(packed)
-        count = max(row_lanes, lanes_of(column))
-        values = [bind(element(sides, _lane(row, lane), _lane(column, lane))) for lane in range(count)]
+        rows = self.frame.row_readers.get(term.param) or PlainRows(self.frame.packed_weight(term.param))
+        if lanes > 1 and lanes_of(row) == 1 and self.along.step(term.place) == ONE:
+            return rows.vector(row, column.base, lanes)
+        count = max(lanes_of(row), lanes_of(column))
+        values = [rows.element(_lane(row, lane), _lane(column, lane)) for lane in range(count)]
         return values[0] if count == 1 else tirx.Shuffle(values, [tirx.const(lane, "int32") for lane in range(count)])
 
     def _row_base(self, term: Lookup, bases: Bases, number: Expr) -> Expr:

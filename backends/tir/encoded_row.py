@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from tvm import tirx
 
+from nomul.backends.decoders import element, sides_of
 from nomul.backends.decoders.packed import Packed
+from nomul.backends.expressions import bind
 from nomul.backends.tir.body import index, let
 from nomul.backends.tir.vectors import load, spread
 from nomul.ir.encodings import Encoding
@@ -30,8 +33,29 @@ def has_vectors(encoding: Encoding | None) -> bool:
     return encoding is not None and encoding.name in ENCODINGS
 
 
-def row_vector(packed: Packed, row: Expr, column: Expr, lanes: int) -> Expr:
-    """f32 lanes: the weights of a row from a column on, which `alignment` allows."""
+class RowReader(Protocol):
+    """Reads weights of one row as f32."""
+
+    def vector(self, row: Expr, column: Expr, lanes: int) -> Expr: ...
+
+    def element(self, row: Expr, column: Expr) -> Expr: ...
+
+
+@dataclass(frozen=True)
+class PlainRows:
+    """Of an encoding's own fields."""
+
+    packed: Packed
+
+    def vector(self, row: Expr, column: Expr, lanes: int) -> Expr:
+        """From a column on that `alignment` allows."""
+        return _row_vector(self.packed, row, column, lanes)
+
+    def element(self, row: Expr, column: Expr) -> Expr:
+        return bind(element(sides_of(self.packed), row, column))
+
+
+def _row_vector(packed: Packed, row: Expr, column: Expr, lanes: int) -> Expr:
     encoding: Any = packed.encoding
     groups = encoding.group_count(packed.columns)
     group = index(0) if groups == 1 else let("group", tirx.truncdiv(column, index(packed.columns // groups)))

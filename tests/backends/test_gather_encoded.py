@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import nomul
 from nomul.backends.kernels.gather import refusal
 from nomul.backends.registry import all_kernels
 from nomul.backends.select import candidates
+from nomul.ir import interpreter
 from nomul.ir.dim import Dim
+from nomul.ir.graph import Module
+from nomul.ir.parser import parse_module
 from nomul.ir.syntax import parse_encoding
 from nomul.ir.types import DType, Tensor
 from tests.ir.encodings.test_low_bit import EXAMPLES
@@ -69,6 +74,17 @@ CASES = {
         "index.gather/int8/rows", rows, (table("int8", 5, 3, 7), Tensor.of("i32", "S")), ({"S": 1}, {"S": 40}), (0,)
     ),
 }
+PANELS = {
+    f"{name}_in_panels": replace(CASES[name], kernel=CASES[name].kernel.replace("/rows", "/panel_rows"))
+    for name in ("nibbles_in_groups", "bytes_in_groups", "heads", "crosswise", "part")
+}
+PANELS["bytes_in_panels"] = replace(
+    case("int8", 64), kernel="index.gather/int8/panel_rows", types=(table("int8", 200, 64), IDS)
+)
+PANELS["nibbles_in_panels"] = replace(
+    case("int4<zero=1>", 52), kernel="index.gather/int4/panel_rows", types=(table("int4<zero=1>", 130, 52), IDS)
+)
+CASES |= PANELS
 LIBRARY = library_of(CASES)
 
 
@@ -120,3 +136,35 @@ def test_every_encoding_has_rows(text: str) -> None:
     (kernel,) = compile_kernels(all_kernels()["any/f32/generic"], [group], level(level_names()[-1]))
     ids = RNG.integers(-6, 6, (2, 3))
     close(kernel(array, ids)[0], reference(group, [array, ids])[0], 1e-6)
+
+
+def tied(encoding: str, act: str) -> Module:
+    text = f"""\
+nomul.ir 1
+dim S in [1, 64]
+weight @table : f32[200, 64] as {encoding}
+weight @w : f32[64, 64] as {encoding}
+func @main(%ids: i64[S]) -> (f32[S, 200]) {{
+  %x = index.gather @table, %ids : f32[S, 64]
+  %h = nn.linear %x, @w {{act="{act}"}} : f32[S, 64]
+  %y = nn.linear %h, @table {{act="{act}"}} : f32[S, 200]
+  return %y
+}}
+"""
+    module = parse_module(text)
+    for weight in module.weights.values():
+        array = RNG.standard_normal([int(size) for size in weight.shape]).astype(np.float32)
+        weight.fields = parse_encoding(encoding).pack(array)
+    return module
+
+
+@pytest.mark.parametrize("act", ["i8", "f32"])
+@pytest.mark.parametrize("encoding", ["int8", "int4<group=32>"])
+def test_a_table_that_is_the_head_is_stored_once(encoding: str, act: str) -> None:
+    module = tied(encoding, act)
+    artifact, ids = nomul.compile(module), np.array([0, 199, 64, 63, -1])
+    close(np.asarray(artifact(ids)[0]), interpreter.run(module, ids)[0], 1e-5)
+    stored = sum(field.nbytes for weight in module.weights.values() for field in weight.fields.values())
+    padded = 256 / 200  # panels have 64 rows
+    assert artifact.facts["weights"]["bytes"] < stored * padded + 1024
+    assert any("panel_rows" in name for kernel in artifact.facts["kernels"] for name in kernel["kernels"].values())
