@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
-from nomul.backends.cost import estimate, mean
+from nomul.backends.cost import estimate, score
 from nomul.backends.group import Group
 from nomul.backends.registry import Built, Kernel, all_kernels
 from nomul.backends.shared_weights import share_weights
@@ -185,7 +185,7 @@ class _Search:
 
         def place(kernel: Kernel) -> tuple[int, int, float]:
             times = self._estimates.get(kernel.name)
-            return self.preference.place(kernel), -kernel.rank, mean(times.values()) if times else 0.0
+            return self.preference.place(kernel), -kernel.rank, score(times) if times else 0.0
 
         return sorted(candidates(self.group), key=place)
 
@@ -204,7 +204,7 @@ class _Search:
         best, found = self._estimates.get(taken.name), []
         for kernel in candidates(self.group):
             times = self._estimates.get(kernel.name)
-            if best and times and kernel.rank == taken.rank and mean(times.values()) > mean(best.values()):
+            if best and times and kernel.rank == taken.rank and score(times) > score(best):
                 each = ", ".join(f"{times[rows] / best[rows]:.2f} times for {rows}" for rows in times)
                 found.append((kernel.name, f"estimated to take longer than {taken.name}: {each} rows"))
         return found

@@ -14,6 +14,7 @@ _VECTOR = 64  # weights
 _DOT, _PAIRS, _WIDE_PAIRS = 1.15, 2.6, 3.6  # a dot product; three instructions instead; with signs apart
 _IN_REGISTERS, _TO_PANEL = 0.5, 4.0  # unpacking a vector
 _LOOK_UP = 1.0
+_OVERLAP = 3.0  # of arithmetic and memory
 _FINISH = 2.5  # scaling a vector of sums at a group's end
 
 
@@ -25,4 +26,5 @@ def cycles(shape: DotShape, target: Target, rows: int) -> float:
     unpacking = _IN_REGISTERS if rows <= _FEW else _TO_PANEL * ceil(rows / _SHARE)
     unpacking += _LOOK_UP * (codes.tables > 0)
     finish = rows * shape.groups * codes.terms * columns / BLOCK * _FINISH
-    return with_memory(vectors * (rows * dot + unpacking) + finish, 4 * shape.panels * shape.panel_stride)
+    arithmetic = vectors * (rows * dot + unpacking) + finish
+    return with_memory(arithmetic, 4 * shape.panels * shape.panel_stride, _OVERLAP)

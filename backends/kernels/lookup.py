@@ -1,8 +1,8 @@
 """nn.quantised_linear with planes of few bits, without multiplications: look-ups in tables of sums of activations.
 
 A tile is 64 rows x 128 columns. For its rows a thread makes the tables once, then takes all its columns in runs of
-four tiles; inside, groups of K are the outer loop, so that their tables stay in the first-level cache for all columns
-of the run. One row alone streams the weights.
+two tiles; inside, groups of K are the outer loop, so that their tables stay in the first-level cache for all columns
+of the run. A few rows stream the weights, tile by tile.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nomul.backends.target import Target
 from nomul.backends.tir import dot
 from nomul.backends.tir.body import buffer_at, either, index, let, loop
 from nomul.backends.tir.gemm import Rows
-from nomul.backends.tir.lookup import FEW, LookupTile
+from nomul.backends.tir.lookup import FEW, HEIGHT, LookupTile
 from nomul.backends.tir.lookup_bytes import USES as BYTE_USES
 from nomul.backends.tir.lookup_bytes import ByteTables, ByteTile, fits
 from nomul.backends.tir.lookup_groups import GroupSums
@@ -40,7 +40,8 @@ from nomul.ir.types import DType
 Expr = Any
 USES = tuple(dict.fromkeys((*dot.USES, *INDEX_USES, *BYTE_USES)))
 MOST_ROWS = 64  # of a tile
-WORD_ROWS = 32  # whose tables of words are made at a time
+_TABLES = 5 * 2**20  # bytes of tables that are made at a time, for some rows at least
+_LEAST_ROWS = 16
 LEAST_COLUMNS = TILE // 2
 _THREAD_WORK = 32 * 1024  # bytes of weights worth a thread
 
@@ -96,7 +97,8 @@ class _Lookup:
         self.rows = int(min(MOST_ROWS, self.source.count.bounds(frame.group.ranges)[1]))
         self.column_tiles = order.tiles
         levels = int(anchor.attrs["levels"])
-        self.step = self.rows if fits(frame.target, order, levels) else min(self.rows, WORD_ROWS)
+        fitting = max(_LEAST_ROWS, _TABLES // WordTables.row_bytes(order) // HEIGHT * HEIGHT)
+        self.step = self.rows if fits(frame.target, order, levels) else min(self.rows, fitting)
         self.groups = GroupSums(frame, order, self.step, levels, self.scratch)
         encoding: Any = w.type.encoding
         data, entries = frame.pointers[w]

@@ -15,12 +15,13 @@ from nomul.backends.tir.lookup_bytes import LANES, fits, steps_of
 from nomul.backends.tir.lookup_word import has_word_tables
 
 _STREAMED, _READ = 1.85, 0.8  # a look-up of words for a row; reading its indices once
-_SHARED, _UNPACKED = 1.45, 3.0  # of indices that were unpacked; unpacking them for so many rows:
-_WORD_ROWS, _BYTE_ROWS = 32, 64
+_SHARED, _UNPACKED = 1.45, 3.0  # of indices that were unpacked; unpacking them once
+_ROWS = 64  # that share unpacked indices
 _BYTES, _BYTES_UNPACKED = 1.75, 11.0  # the same of bytes
 _TWO_PORTS = 1.0  # more for a look-up of words on cores without VBMI, all Intel's, where vpermw is two operations
 _SHUFFLES = 10.0  # a look-up of words in tables of bytes
 _TABLE = 4.0  # making one
+_OVERLAP = 1.7  # of arithmetic and memory
 _FINISH = 2.5  # scaling a vector of sums at a group's end
 
 
@@ -34,7 +35,7 @@ def cycles(group: Group, target: Target, rows: int) -> float:
     tables = rows * order.groups * order.indices * _TABLE
     finish = rows * parts * columns / LANES * _FINISH
     lookups = parts * _group(order, target, rows, group.anchor.attrs)
-    return with_memory(lookups * columns / TILE + finish + tables, order.tiles * order.tile_bytes)
+    return with_memory(lookups * columns / TILE + finish + tables, order.tiles * order.tile_bytes, _OVERLAP)
 
 
 def _group(order: Order, target: Target, rows: int, attrs: Any) -> float:
@@ -46,6 +47,6 @@ def _group(order: Order, target: Target, rows: int, attrs: Any) -> float:
     if rows <= FEW:
         return words * (rows * (_STREAMED + more) + _READ)
     if not fits(target, order, attrs["levels"]):
-        return words * (rows * (_SHARED + more) + ceil(rows / _WORD_ROWS) * _UNPACKED)
+        return words * (rows * (_SHARED + more) + ceil(rows / _ROWS) * _UNPACKED)
     steps = (order.units * len(steps_of(INDICES)) + len(steps_of(order.tail))) * TILE / LANES
-    return steps * (rows * _BYTES + ceil(rows / _BYTE_ROWS) * _BYTES_UNPACKED)
+    return steps * (rows * _BYTES + ceil(rows / _ROWS) * _BYTES_UNPACKED)

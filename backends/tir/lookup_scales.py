@@ -18,7 +18,7 @@ from nomul.backends.tir.vectors import load, prefetch, spread, store_vector
 from nomul.ir.types import DType
 
 Expr = Any
-MOST_TILES = 4  # of a run
+MOST_TILES = 2  # of a run: their unpacked indices and the tables of a few rows fit the first-level cache
 _AHEAD = 8192  # words: how far ahead of their use weights are prefetched that few rows stream, or
 _MOST_AHEAD = 16384  # so many at most, where that makes whole groups, whose scales leave no gap in what is prefetched
 

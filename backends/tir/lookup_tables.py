@@ -130,10 +130,15 @@ class WordTables:
 
     def __init__(self, target: Target, order: Order, rows: int, scratch: Scratch) -> None:
         self._count = order.groups * order.indices
-        self._stride = self._count * ENTRIES + _SKEW
+        self._stride = self.row_bytes(order) // 2
         self._joined = has_word_tables(target)
         region = scratch.region("int16", rows * self._stride)
         self.buffer, self._start = region.buffer, region.start
+
+    @staticmethod
+    def row_bytes(order: Order) -> int:
+        """Of the tables of a row."""
+        return 2 * (order.groups * order.indices * ENTRIES + _SKEW)
 
     def place(self, row: Expr, index: Expr) -> Expr:
         return row * self._stride + index * ENTRIES + self._start
