@@ -94,16 +94,17 @@ def test_largest_sums(on: str) -> None:
 @pytest.mark.parametrize("on", LEVELS)
 @pytest.mark.parametrize(("text", "levels"), CASES)
 def test_drawn(on: str, text: str, levels: int) -> None:
-    """Cases of drawn sizes: 40 kernels, three numbers of rows each."""
+    """80 cases: ten kernels of drawn sizes, eight numbers of rows each."""
     rng, encoding = np.random.default_rng(7), parse_encoding(text)
-    for _ in range(40):
+    drawn = []
+    for _ in range(10):
         rows, groups = int(rng.integers(64, 300)), int(rng.integers(1, 6))
-        columns = groups * (getattr(encoding, "group", 0) or 4 * int(rng.integers(1, 200)))
-        group = linear(encoding, rows, columns, levels)
-        (run,) = compile_kernels(kernel_for(text), [group], level(on))
-        for _ in range(3):
-            w = weight(encoding, int(rng.integers(1 << 30)), rows, columns, exact=True)
-            check(run, w, integers(rng, levels, int(rng.integers(1, 68)), columns), True, int(rng.integers(1, 5)))
+        drawn.append((rows, groups * (getattr(encoding, "group", 0) or 4 * int(rng.integers(1, 200)))))
+    layers = [linear(encoding, *sizes, levels) for sizes in drawn]
+    for sizes, run in zip(drawn, compile_kernels(kernel_for(text), layers, level(on)), strict=True):
+        for _ in range(8):
+            w = weight(encoding, int(rng.integers(1 << 30)), *sizes, exact=True)
+            check(run, w, integers(rng, levels, int(rng.integers(1, 68)), sizes[1]), True, int(rng.integers(1, 5)))
 
 
 @pytest.mark.parametrize("text", (*FOURS, *TRIPLES, *FIVES))
