@@ -15,6 +15,7 @@ from nomul.passes.merge_linears import MergeLinears
 from nomul.passes.quantise_inputs import QuantiseInputs
 from nomul.passes.rewrite import Rewrite
 from nomul.passes.runner import Fixpoint, Phase
+from nomul.passes.split_columns import SplitColumns
 from nomul.passes.transforms.column_scale import ColumnScale
 from nomul.passes.transforms.dictionary import Dictionary
 from nomul.passes.transforms.fast_product import FastProduct
@@ -45,5 +46,5 @@ def phases(encode: Encode | None = None) -> list[Phase]:
         Phase("expand", (Rewrite("expand"), clean)),
         Phase("merge", (MergeLinears(), clean)),
         Phase("layout", (ChannelsLast(), layout)),
-        Phase("group", (FoldMakers(), QuantiseInputs(), arrange, Group(), DeadCode())),
+        Phase("group", (FoldMakers(), QuantiseInputs(), SplitColumns(), arrange, Group(), DeadCode())),
     ]

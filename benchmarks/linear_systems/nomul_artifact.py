@@ -87,19 +87,19 @@ def _compile(
 ) -> tuple[nomul.Artifact, int]:
     """The artifact, and the bytes of one layer's weights in it."""
     module = _module(shape, text, copies, max_rows)
-    known: dict[str | None, Mapping[str, np.ndarray]] = {}
+    known: dict[tuple[str | None, str], Mapping[str, np.ndarray]] = {}
 
     def packed_once(weight: Weight, layout: str | None) -> Mapping[str, np.ndarray]:
-        """All copies have the same weights, which are brought into the kernel's layout once."""
-        if layout not in known:
-            known[layout] = packed_fields(weight, layout)
-        return known[layout]
+        """All copies have the same weights, which are brought into the kernel's layout once (both parts of `split`)."""
+        key = layout, str(weight.type)
+        if key not in known:
+            known[key] = packed_fields(weight, layout)
+        return known[key]
 
     packed_fields = build.packed_fields
     with mock.patch.object(build, "packed_fields", packed_once):
         artifact = _compiled(module, target, huge_pages)
-    (fields,) = known.values()
-    return artifact, sum(field.nbytes for field in fields.values())
+    return artifact, sum(field.nbytes for fields in known.values() for field in fields.values())
 
 
 def _compiled(module: Module, target: str, huge_pages: bool) -> nomul.Artifact:

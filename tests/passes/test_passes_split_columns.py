@@ -1,0 +1,71 @@
+"""Layers with `split` weights become two (`passes/split_columns.py`) that give the same, and have fast kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nomul
+from nomul.ir import interpreter
+from nomul.ir.graph import Module
+from nomul.ir.parser import parse_module
+from nomul.passes.dead_code import DeadCode
+from nomul.passes.quantise_inputs import QuantiseInputs
+from nomul.passes.runner import PassRunner
+from nomul.passes.split_columns import SplitColumns
+
+DEPTH, WIDTH = 192, 37
+DEFAULT = "split<salient=0.25>"
+CASES = [
+    (DEFAULT, ""),
+    (DEFAULT, '{act="i8"}'),
+    ("split<salient=0.3, value=int8, rest=ternary<group=16>>", '{act="i8"}'),
+    ("split<columns=1, value=codebook<entries=16, group=24>>", ""),
+    ("split<columns=1>", '{act="i8"}'),
+]
+
+
+def module_of(encoding: str, attributes: str) -> Module:
+    module = parse_module(
+        f"""nomul.ir 1
+dim M in [1, 64]
+weight @w : f32[{WIDTH}, {DEPTH}] as {encoding}
+weight @b : f32[{WIDTH}]
+func @main(%x: f32[2, M, {DEPTH}]) -> (f32[2, M, {WIDTH}]) {{
+  %y = nn.linear %x, @w, @b {attributes} : f32[2, M, {WIDTH}]
+  %z = ew.relu %y : f32[2, M, {WIDTH}]
+  return %z
+}}
+"""
+    )
+    rng = np.random.default_rng(0)
+    w, b = module.weights["w"], module.weights["b"]
+    assert w.type.encoding is not None
+    w.fields = w.type.encoding.pack(rng.standard_normal((WIDTH, DEPTH)).astype(np.float32))
+    b.fields = {"data": rng.standard_normal(WIDTH).astype(np.float32)}
+    return module
+
+
+@pytest.mark.parametrize(("encoding", "attributes"), CASES)
+def test_layers_are_taken_apart(encoding: str, attributes: str, tmp_path: Path) -> None:
+    module = module_of(encoding, attributes)
+    x = np.random.default_rng(1).standard_normal((2, 5, DEPTH)).astype(np.float32)
+    (expected,) = interpreter.run(module, x)
+    apart = PassRunner(check=True).apply_all(module, [QuantiseInputs(), SplitColumns(), DeadCode()])
+    names = {str(weight.type.encoding).partition("<")[0] for weight in apart.weights.values() if weight.type.encoding}
+    assert "split" not in names and len(names) == 2
+    (got,) = interpreter.run(apart, x)
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+    artifact = nomul.load(nomul.build(module, output=tmp_path / "m.so", target="host"))
+    np.testing.assert_allclose(artifact(x)[0], expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+    products = [step for step in artifact.facts["steps"] if "linear" in step]
+    assert len(products) == 2 and not any("generic" in step or "split" in step for step in products)
+
+
+def test_weights_without_data_stay() -> None:
+    module = module_of(DEFAULT, "")
+    module.weights["w"].fields = {}
+    kept = PassRunner().apply_all(module, [SplitColumns()])
+    assert [node.op for node in kept.main.nodes] == ["nn.linear", "ew.relu"]
