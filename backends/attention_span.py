@@ -16,8 +16,17 @@ from nomul.ir.shapes import ONE
 Expr = Any
 
 
+QUANTISED = "nn.quantised_attention"
+
+
+def main_positions(node: Node) -> tuple[int, int, int]:
+    """Of queries, keys and values among the operands; scales stand behind quantised ones."""
+    return (0, 2, 4) if node.op == QUANTISED else (0, 1, 2)
+
+
 def optional_operand(node: Node, position: int) -> Value | None:
-    """An operand that may be absent."""
+    """An operand that may be absent. position: among those of nn.attention."""
+    position += main_positions(node)[2] - 2
     return node.args[position] if len(node.args) > position else None
 
 
@@ -26,7 +35,7 @@ class AttentionSpan:
     first key and its last query's end."""
 
     def __init__(self, node: Node, size: Callable[[Dim | int], Expr]) -> None:
-        keys = node.args[1]
+        keys = node.args[main_positions(node)[1]]
         assert keys is not None
         self._size, self._keys, self._attrs = size, keys.shape[1], node.attrs
         self.lengths = optional_operand(node, LENGTHS)
@@ -68,4 +77,14 @@ def along(value: Value, axis: int, place: Expr) -> Expr:
     return tirx.const(0, "int64") if value.shape[axis] == ONE else place
 
 
-__all__ = ["LENGTHS", "MASK", "RELATIVE", "TILES", "AttentionSpan", "along", "optional_operand"]
+__all__ = [
+    "LENGTHS",
+    "MASK",
+    "QUANTISED",
+    "RELATIVE",
+    "TILES",
+    "AttentionSpan",
+    "along",
+    "main_positions",
+    "optional_operand",
+]

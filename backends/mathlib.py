@@ -102,15 +102,20 @@ def _power_of_two(exponent: Expr, like: Expr) -> Expr:
     return tirx.reinterpret(like.ty.dtype, _shifted(exponent + constant(exponent, form.bias), form.mantissa))
 
 
-def _reduce(x: Expr) -> tuple[Expr, Expr]:
-    """(n, r) with x = n * ln2 + r, |r| <= ln2 / 2 (Cody and Waite 1980); n as an integer."""
+def _reduce_shifted(x: Expr) -> tuple[Expr, Expr]:
+    """(n + magic, r) with x = n * ln2 + r, |r| <= ln2 / 2 (Cody and Waite 1980), n an integer."""
     form = format_of(x)
     shifted = bind(fma(x, constant(x, math.log2(math.e)), constant(x, form.magic)))
     n = bind(shifted - constant(x, form.magic))
     r = fma(n, constant(x, -form.ln2_high), x)
-    r = bind(fma(n, constant(x, -form.ln2_low), r))
+    return shifted, bind(fma(n, constant(x, -form.ln2_low), r))
+
+
+def _reduce(x: Expr) -> tuple[Expr, Expr]:
+    """(n, r) as above; n as an integer."""
+    shifted, r = _reduce_shifted(x)
     integer = bits(shifted)
-    return bind(integer - constant(integer, form.magic_bits)), r
+    return bind(integer - constant(integer, format_of(x).magic_bits)), r
 
 
 def _exp_of_rest(r: Expr) -> Expr:
@@ -127,11 +132,17 @@ def exp(x: Expr) -> Expr:
     return _exp_of_rest(r) * _power_of_two(half, x) * _power_of_two(n - half, x)
 
 
+_EXP_F32 = (1.0, 0.999999702, 0.499991477, 0.166676387, 0.0418982059, 0.00829026382)  # minimax, relative error 9e-8
+
+
 def exp_nonpositive(x: Expr) -> Expr:
-    """e^x for x <= 0 (or a little above) in f32: cheaper than `exp`; results below 2^-126 become 0."""
+    """e^x for x <= 0 (or a little above) in f32: cheaper than `exp`; results below 2^-126 become 0.
+
+    Eight multiply-adds: the power of two is added to the exponent, and what overflows is not chosen."""
     lowest = -87.33654
-    n, r = _reduce(bind(at_least(x, lowest)))
-    return tirx.Select(x < constant(x, lowest), constant(x, 0.0), _exp_of_rest(r) * _power_of_two(n, x))
+    shifted, r = _reduce_shifted(x)
+    power = bind(bits(bind(polynomial(r, _EXP_F32))) + _shifted(bits(shifted), F32.mantissa))
+    return tirx.Select(x < constant(x, lowest), constant(x, 0.0), tirx.reinterpret(x.ty.dtype, power))
 
 
 def expm1(x: Expr) -> Expr:

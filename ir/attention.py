@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+
+from nomul.ir.numerics import wide
+from nomul.ir.quantise import quantise
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which keys a query may see by its place alone; the attributes of nn.attention with these names."""
+
+    causal: bool
+    block: int
+    prefix: int
+    window: int
+    offset: int
 
 
 def visible(
@@ -32,6 +48,55 @@ def products(q: np.ndarray, k: np.ndarray, scale: float) -> np.ndarray:
     """q k^T * scale [B, H, S, T] for each head of q [B, S, H, D]; k has as many heads or fewer."""
     scores: np.ndarray = np.einsum("bshd,bthd->bhst", q, repeated(k, q.shape[2])) * q.dtype.type(scale)
     return scores
+
+
+def by_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[B, S, H, D] in eight bits, and the scales [B, S, H]: each token's vector of a head by itself."""
+    q, scale = quantise(x.reshape(-1, x.shape[-1]), "i8", 0.0)
+    return q.reshape(x.shape), scale.reshape(x.shape[:-1])
+
+
+def byte_products(q: np.ndarray, q_scale: np.ndarray, k: np.ndarray, k_scale: np.ndarray, scale: float) -> np.ndarray:
+    """f32 [B, H, S, T] of what `by_rows` gives: exact sums of integers, times q_scale * scale, times k_scale."""
+    sums = np.einsum("bshd,bthd->bhst", q.astype(np.float64), repeated(k, q.shape[2]).astype(np.float64))
+    of_query = (q_scale * np.float32(scale)).transpose(0, 2, 1)[..., None]
+    of_key = repeated(k_scale[..., None], q.shape[2])[..., 0].transpose(0, 2, 1)[:, :, None]
+    result: np.ndarray = sums.astype(np.float32) * of_query * of_key
+    return result
+
+
+def limited(scores: np.ndarray, softcap: float) -> np.ndarray:
+    """softcap * tanh(scores / softcap) where there is a soft cap."""
+    return softcap * np.tanh(scores / scores.dtype.type(softcap)) if softcap else scores
+
+
+def shown(
+    scores: np.ndarray,
+    mask: np.ndarray | None,
+    relative: np.ndarray | None,
+    lengths: np.ndarray | None,
+    tiles: np.ndarray | None = None,
+    *,
+    places: Places,
+    tile: int = 1,
+) -> np.ndarray:
+    """Scores [B, H, S, T] with mask and bias added, and minus infinity for keys that a query may not see."""
+    dtype = scores.dtype
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf) if mask.dtype == np.bool_ else scores + wide(mask)
+    queries, keys = scores.shape[2:]
+    if relative is not None:
+        distance = np.arange(keys) - np.arange(queries)[:, None] + (queries - 1)
+        scores = scores + wide(relative)[:, distance]
+    seen = visible(queries, keys, **vars(places))
+    if seen is not None:
+        scores = np.where(seen, scores, -np.inf)
+    if lengths is not None:
+        scores = np.where(np.arange(keys) < lengths[:, None, None, None], scores, -np.inf)
+    if tiles is not None:
+        kept = tiles.repeat(tile, axis=2).repeat(tile, axis=3)[:, :, :queries, :keys]
+        scores = np.where(kept, scores, -np.inf)
+    return scores.astype(dtype)
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

@@ -8,56 +8,137 @@ from collections.abc import Callable
 from tvm import tirx
 
 from nomul.backends import mathlib
-from nomul.backends.attention_span import MASK, RELATIVE, TILES, AttentionSpan, along, optional_operand
+from nomul.backends.attention_span import (
+    MASK,
+    QUANTISED,
+    RELATIVE,
+    TILES,
+    AttentionSpan,
+    along,
+    main_positions,
+    optional_operand,
+)
 from nomul.backends.emit import Expr, Index, broadcast_index
 from nomul.backends.expressions import bind, constant, fma, minus
 from nomul.backends.frame import index_constant
 from nomul.backends.generic import line
 from nomul.backends.generic.pull import Cell, Line, Pull
 from nomul.backends.generic.view import operand_shape
+from nomul.ir.dim import Dim
 from nomul.ir.graph import Node
+from nomul.ir.ops.attention_parts import STATE
 from nomul.ir.types import DType
 
 
 @line("nn.attention")
+@line(QUANTISED)
 def attention(pull: Pull, node: Node) -> Line:
     """A line is the result's last axis; scratch holds one weight per key, in the type of the scores."""
-    dtype = pull.type(node.result.dtype)
-    heads_per_key = int(operand_shape(node)[2]) // int(operand_shape(node, 1)[2])
+    keys = operand_shape(node, main_positions(node)[1])[1]
     span = AttentionSpan(node, pull.size)
 
     def prepare(index: Index) -> Callable[[Index], tuple[Expr, ...]]:
-        weights = pull.strip(dtype, operand_shape(node, 1)[1])
-        batch, query, head, _ = index
-        key_head = bind(tirx.truncdiv(head, index_constant(heads_per_key)))
-        length = None
-        if span.lengths is not None:
-            length = pull.element(span.lengths, (along(span.lengths, 0, batch),))
-        seen = (bind(span.first(query)), span.end(query, length))
-        top = Cell(tirx.const(_lowest(dtype), dtype))
-        with pull.loops(seen) as (t,):
-            score = _score(pull, node, index, key_head, t)
-            weights.write(t, score)
-            top.set(tirx.Select(score > top.get(), score, top.get()))
-        total = Cell(tirx.const(0.0, dtype))
-        with pull.loops(seen) as (t,):
-            weight = bind(mathlib.exp(bind(minus(weights.read(t), top.get()))))
-            weights.write(t, weight)
-            total.set(total.get() + weight)
-        nothing = tirx.EQ(total.get(), constant(total.get(), 0.0))
-        divisor = bind(tirx.Select(nothing, constant(total.get(), 1.0), total.get()))
+        batch, query, _, _ = index
+        weighed = _Weighed(pull, node, index, _seen(pull, span, batch, query), keys, index_constant(0))
+        total = weighed.total.get()
+        divisor = bind(tirx.Select(tirx.EQ(total, constant(total, 0.0)), constant(total, 1.0), total))
+        return lambda place: (bind(weighed.sum(place[3]) / divisor),)
+
+    return Line.along(node.result.shape, 3, prepare)
+
+
+@line("nn.attention_parts")
+def attention_parts(pull: Pull, node: Node) -> Line:
+    """A line is the result's last axis; scratch holds the weights of a run of keys."""
+    chunk, width = node.attrs["chunk"], index_constant(int(operand_shape(node, 2)[3]))
+    span = AttentionSpan(node, pull.size)
+
+    def prepare(index: Index) -> Callable[[Index], tuple[Expr, ...]]:
+        batch, part, query, head, rest = index
+        start = bind(part * chunk)
+        first, end = _seen(pull, span, batch, query)
+        seen = (bind(tirx.max(first, start)), bind(tirx.min(end, start + chunk)))
+        weighed = _Weighed(pull, node, (batch, query, head, rest), seen, Dim.of(chunk), start)
 
         def step(place: Index) -> tuple[Expr, ...]:
-            def weighted(sum: Expr, inner: Index) -> Expr:
-                value = pull.operand(node, 2, (batch, inner[0], key_head, place[3]))
-                return fma(weights.read(inner[0]), value, sum)
-
-            sum = bind(pull.fold([seen], tirx.const(0.0, dtype), weighted))
-            return (bind(sum / divisor),)
+            state = bind(tirx.Select(tirx.EQ(place[4], width), weighed.top.get(), weighed.total.get()))
+            return (pull.where(place[4] < width, DType.F32, lambda: weighed.sum(place[4]), state),)
 
         return step
 
+    return Line.along(node.result.shape, 4, prepare)
+
+
+@line("nn.attention_merge")
+def attention_merge(pull: Pull, node: Node) -> Line:
+    """A line is the result's last axis."""
+    parts = pull.size(operand_shape(node)[1])
+    width = int(operand_shape(node)[4]) - STATE
+
+    def prepare(index: Index) -> Callable[[Index], tuple[Expr, ...]]:
+        batch, query, head, _ = index
+
+        def of(part: Expr, place: Expr | int) -> Expr:
+            where = index_constant(place) if isinstance(place, int) else place
+            return pull.operand(node, 0, (batch, part, query, head, where))
+
+        low = tirx.const(_lowest("float32"), "float32")
+        top = bind(pull.fold([parts], low, lambda most, at: tirx.max(most, of(at[0], width))))
+
+        def summed(place: Expr | int) -> Expr:
+            def step(sum: Expr, at: Index) -> Expr:
+                return fma(of(at[0], place), bind(mathlib.exp(bind(of(at[0], width) - top))), sum)
+
+            return bind(pull.fold([parts], tirx.const(0.0, "float32"), step))
+
+        total = summed(width + 1)
+        divisor = bind(tirx.Select(tirx.EQ(total, constant(total, 0.0)), constant(total, 1.0), total))
+        return lambda place: (bind(summed(place[3]) / divisor),)
+
     return Line.along(node.result.shape, 3, prepare)
+
+
+def _seen(pull: Pull, span: AttentionSpan, batch: Expr, query: Expr) -> tuple[Expr, Expr]:
+    """The run of keys that a query sees."""
+    length = None
+    if span.lengths is not None:
+        length = pull.element(span.lengths, (along(span.lengths, 0, batch),))
+    return bind(span.first(query)), span.end(query, length)
+
+
+class _Weighed:
+    """The weights of a run of keys for one query of one head, in scratch: exp(score - top), and their total.
+
+    keys: how many there can be; their weights stand from place 0 on, that of `start`."""
+
+    def __init__(self, pull: Pull, node: Node, index: Index, seen: tuple[Expr, Expr], keys: Dim, start: Expr) -> None:
+        self.pull, self.node, self.seen, self.start = pull, node, seen, start
+        dtype = pull.type(node.result.dtype)
+        positions = main_positions(node)
+        heads, key_heads = (int(operand_shape(node, position)[2]) for position in positions[:2])
+        self.batch, _, head, _ = index
+        self.key_head = bind(tirx.truncdiv(head, index_constant(heads // key_heads)))
+        self.values = positions[2]
+        self.weights = pull.strip(dtype, keys)
+        self.top = Cell(tirx.const(_lowest(dtype), dtype))
+        self.total = Cell(tirx.const(0.0, dtype))
+        with pull.loops(seen) as (t,):
+            score = _score(pull, node, index, self.key_head, t)
+            self.weights.write(t - start, score)
+            self.top.set(tirx.Select(score > self.top.get(), score, self.top.get()))
+        with pull.loops(seen) as (t,):
+            weight = bind(mathlib.exp(bind(minus(self.weights.read(t - start), self.top.get()))))
+            self.weights.write(t - start, weight)
+            self.total.set(self.total.get() + weight)
+
+    def sum(self, place: Expr) -> Expr:
+        """Of values at a place of the head, by weight."""
+
+        def weighted(sum: Expr, inner: Index) -> Expr:
+            value = self.pull.operand(self.node, self.values, (self.batch, inner[0], self.key_head, place))
+            return fma(self.weights.read(inner[0] - self.start), value, sum)
+
+        return bind(self.pull.fold([self.seen], tirx.const(0.0, self.top.get().ty.dtype), weighted))
 
 
 def _lowest(dtype: str) -> float:
@@ -67,14 +148,8 @@ def _lowest(dtype: str) -> float:
 def _score(pull: Pull, node: Node, index: Index, key_head: Expr, t: Expr) -> Expr:
     """q . k * scale, capped, with the masks and the bias applied."""
     batch, query, head, _ = index
-    dtype = pull.type(node.result.dtype)
-
-    def product(sum: Expr, inner: Index) -> Expr:
-        q = pull.operand(node, 0, (batch, query, head, inner[0]))
-        return fma(q, pull.operand(node, 1, (batch, t, key_head, inner[0])), sum)
-
-    score = bind(pull.fold([pull.size(operand_shape(node)[3])], tirx.const(0.0, dtype), product))
-    score = bind(score * constant(score, node.attrs["scale"]))
+    product = _byte_product if node.op == QUANTISED else _product
+    score = product(pull, node, index, key_head, t)
     cap = node.attrs["softcap"]
     if cap:
         score = bind(mathlib.tanh(bind(score / constant(score, cap))) * constant(score, cap))
@@ -92,3 +167,33 @@ def _score(pull: Pull, node: Node, index: Index, key_head: Expr, t: Expr) -> Exp
         kept = pull.element(tiles, (*outer, bind(tirx.truncdiv(query, size)), bind(tirx.truncdiv(t, size))))
         score = bind(tirx.Select(kept, score, hidden))
     return score
+
+
+def _product(pull: Pull, node: Node, index: Index, key_head: Expr, t: Expr) -> Expr:
+    """q . k * scale."""
+    batch, query, head, _ = index
+
+    def step(sum: Expr, inner: Index) -> Expr:
+        q = pull.operand(node, 0, (batch, query, head, inner[0]))
+        return fma(q, pull.operand(node, 1, (batch, t, key_head, inner[0])), sum)
+
+    zero = tirx.const(0.0, pull.type(node.result.dtype))
+    score = bind(pull.fold([pull.size(operand_shape(node)[3])], zero, step))
+    return bind(score * constant(score, node.attrs["scale"]))
+
+
+def _byte_product(pull: Pull, node: Node, index: Index, key_head: Expr, t: Expr) -> Expr:
+    """f32(sum of integers) * (q_scale * scale) * k_scale."""
+    batch, query, head, _ = index
+
+    def step(sum: Expr, inner: Index) -> Expr:
+        places = (batch, query, head, inner[0]), (batch, t, key_head, inner[0])
+        q, k = (pull.operand(node, 2 * i, place) for i, place in enumerate(places))
+        return sum + tirx.Cast("int32", q) * tirx.Cast("int32", k)
+
+    sum = bind(pull.fold([pull.size(operand_shape(node)[3])], tirx.const(0, "int32"), step))
+    of_query, of_key = (
+        pull.operand(node, 1 + 2 * i, (batch, *at)) for i, at in enumerate([(query, head), (t, key_head)])
+    )
+    by_query = bind(of_query * constant(of_query, node.attrs["scale"]))
+    return bind(tirx.Cast(pull.type(node.result.dtype), bind(bind(tirx.Cast("float32", sum) * by_query) * of_key)))

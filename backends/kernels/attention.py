@@ -14,8 +14,19 @@ from typing import Any
 
 from tvm import tirx
 
-from nomul.backends.attention_span import LENGTHS, MASK, RELATIVE, TILES, AttentionSpan, along, optional_operand
+from nomul.backends.attention_span import (
+    LENGTHS,
+    MASK,
+    QUANTISED,
+    RELATIVE,
+    TILES,
+    AttentionSpan,
+    along,
+    main_positions,
+    optional_operand,
+)
 from nomul.backends.emit import Epilogue
+from nomul.backends.expressions import bind
 from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
 from nomul.backends.kernels.attention_mask import Mask
@@ -26,7 +37,7 @@ from nomul.backends.target import Target
 from nomul.backends.tir.body import buffer_at, index, let, local, loop, store, when
 from nomul.backends.tir.gemm import InnerKernel, Panel, Product, Reduction, Rows
 from nomul.backends.tir.register_tile import PANEL, RegisterTile
-from nomul.backends.tir.vectors import lanes_at, load, spread, store_vector
+from nomul.backends.tir.vectors import lanes_at, load, prefetch, spread, store_vector
 from nomul.ir.dim import Dim, ceil_div
 from nomul.ir.graph import Node
 from nomul.ir.op import Kind
@@ -46,16 +57,26 @@ def refusal(group: Group) -> str | None:
     assert anchor is not None
     if len(group.func.returns) != 1 or group.func.returns[0].shape != anchor.result.shape:
         return "the result is not the attention's"
-    if any(value is not None and value.dtype not in (DType.F32, DType.BOOL) for value in anchor.args[:LENGTHS]):
-        return "operands are not f32"
     if optional_operand(anchor, TILES) is not None and anchor.attrs["tile"] % KEYS:
         return f"the tiles of {anchor.attrs['tile']} tokens are not made of blocks of {KEYS}"
-    if any(value is not None and value.shape[3].value is None for value in anchor.args[:3]):
+    return refused_operands(group)
+
+
+def refused_operands(group: Group) -> str | None:
+    """Why a kernel cannot read the operands of this group, or None."""
+    anchor = group.anchor
+    assert anchor is not None
+    queries, keys, values = (anchor.args[position] for position in main_positions(anchor))
+    optional = [optional_operand(anchor, position) for position in range(MASK, LENGTHS)]
+    floats = [values, *optional] if anchor.op == QUANTISED else [queries, keys, values, *optional]
+    if any(value is not None and value.dtype not in (DType.F32, DType.BOOL) for value in floats):
+        return "operands are not f32"
+    if any(value is not None and value.shape[3].value is None for value in (queries, keys, values)):
         return "the size of a head is symbolic"
     views = [resolve(value) for value in anchor.args if value is not None]
     if any(view is None for view in views):
         return "an operand is not an affine view"
-    if views[1] is not None and views[1].strides[3] != Dim.of(1):
+    if operand_views(anchor)[1].strides[3] != Dim.of(1):
         return "the elements of a key are not neighbours"
     inside = {node for node in group.func.nodes if node.spec.kind is Kind.VIEW}
     if any(user not in inside and user is not anchor for node in inside for user, _ in node.result.users):
@@ -65,18 +86,23 @@ def refusal(group: Group) -> str | None:
 
 def operand_views(anchor: Node) -> list[View]:
     """How queries, keys and values are seen; of a group that is not refused."""
-    views = [resolve(value) for value in anchor.args[:3] if value is not None]
+    views = [resolve(value) for position in main_positions(anchor) if (value := anchor.args[position]) is not None]
     return [view for view in views if view is not None]
 
 
 @kernel("nn.attention", accepts=refusal, rank=20)
 def flash(group: Group, target: Target) -> Built:
     """Queries in lanes; a tile is 32 queries of one head."""
+    return built(group, target, Attention)
+
+
+def built(group: Group, target: Target, kind: type[Attention]) -> Built:
+    """The kernel that a class of this kind emits."""
     anchor = group.anchor
-    assert anchor is not None and anchor.args[0] is not None
-    batch, queries, heads, _ = anchor.args[0].shape
+    assert anchor is not None
+    batch, queries, heads, _ = anchor.result.shape
     with KernelFrame(group, target) as frame:
-        attention = _Attention(frame, anchor)
+        attention = kind(frame, anchor)
         attention.emit()
     return Built(
         frame.function,
@@ -85,8 +111,14 @@ def flash(group: Group, target: Target) -> Built:
     )
 
 
+def share_of(total: Expr) -> Expr:
+    """1 / total, and 0 where the total is 0: a query that sees nothing."""
+    one, zero = (spread(tirx.FloatImm("float32", number), int(total.ty.dtype.lanes)) for number in (1.0, 0.0))
+    return bind(tirx.Select(total > zero, one / total, zero))
+
+
 @dataclass(frozen=True)
-class _Tile:
+class Tile:
     """What one tile works on: batch and head, the first of its queries and how many there are."""
 
     batch: Expr
@@ -95,13 +127,13 @@ class _Tile:
     count: Expr
 
 
-class _Attention:
-    """Emits the body of one kernel."""
+class Attention:
+    """Emits the body of one kernel; how queries are packed and scores computed, `attention_bytes.py` does otherwise."""
 
     def __init__(self, frame: KernelFrame, anchor: Node) -> None:
         self.frame, self.anchor = frame, anchor
         self.q, self.k, self.v = operand_views(anchor)
-        shapes = [value.shape for value in anchor.args[:3] if value is not None]
+        shapes = [value.shape for place in main_positions(anchor) if (value := anchor.args[place]) is not None]
         self.queries, self.keys, self.heads = shapes[0][1], shapes[1][1], int(shapes[0][2])
         self.depth, self.width = int(shapes[0][3]), int(shapes[2][3])
         self.shared = self.heads // int(shapes[1][2])  # query heads that read one key head
@@ -127,7 +159,7 @@ class _Attention:
     def emit(self) -> None:
         most_keys = int(min(KEYS, self.keys.bounds(self.frame.group.ranges)[1]))
         self.folds = local("folds", "float32", _VECTORS * self.lanes)  # running maxima, then sums, in registers
-        by_keys = InnerKernel(self.tile, range(1, most_keys + 1))
+        self.prepare(most_keys)
         by_values = InnerKernel(self.tile, [self.width])
         blocks = let("query_blocks", self.frame.size(ceil_div(self.queries, PANEL)))
         with loop("tile", self.frame.end - self.frame.begin, self.frame.begin) as number:
@@ -135,13 +167,17 @@ class _Attention:
             batch = let("batch", tirx.truncdiv(head_number, index(self.heads)))
             first = let("first", (number - head_number * blocks) * PANEL)
             count = let("count", tirx.min(index(PANEL), self.frame.size(self.queries) - first))
-            tile = _Tile(batch, let("head", head_number - batch * self.heads), first, count)
-            self._pack_queries(tile)
+            tile = Tile(batch, let("head", head_number - batch * self.heads), first, count)
+            self.pack_queries(tile)
             self._clear()
-            self._blocks(tile, by_keys, by_values)
+            self._blocks(tile, by_values)
             self._finish(tile)
 
-    def _blocks(self, tile: _Tile, by_keys: InnerKernel, by_values: InnerKernel) -> None:
+    def prepare(self, most_keys: int) -> None:
+        """What `score` has in registers. most_keys: of a block."""
+        self._by_keys = InnerKernel(self.tile, range(1, most_keys + 1))
+
+    def _blocks(self, tile: Tile, by_values: InnerKernel) -> None:
         """All blocks of keys that a query of the tile may see."""
         first, end = self.hidden.enter(tile)
         seen, begin = let("seen", end), let("first_block", tirx.truncdiv(first, index(KEYS)))
@@ -149,9 +185,9 @@ class _Attention:
             start = let("start", block * KEYS)
             keys = let("keys", tirx.min(index(KEYS), seen - start))
             with self._where_kept(tile, start):
-                self._block(tile, start, keys, by_keys, by_values)
+                self._block(tile, start, keys, by_values)
 
-    def _where_kept(self, tile: _Tile, start: Expr) -> AbstractContextManager[None]:
+    def _where_kept(self, tile: Tile, start: Expr) -> AbstractContextManager[None]:
         """A block of code that runs unless the mask of tiles skips this block of keys."""
         if self.tiles is None:
             return nullcontext()
@@ -160,7 +196,7 @@ class _Attention:
         return when(self.frame.read(self.tiles, (*outer, *places)))
 
     # -- the parts of a tile -----------------------------------------------------------------------------------
-    def _pack_queries(self, tile: _Tile) -> None:
+    def pack_queries(self, tile: Tile) -> None:
         """Q^T times the scale; lanes without a query repeat the last one."""
         base = let("q_base", self._base(self.q, tile.batch, tile.head))
         buffer, strides = self.frame.buffer(self.q.source), self.q.strides
@@ -179,25 +215,37 @@ class _Attention:
             store_vector(self.work, self.state + column, self._constant(LOWEST))
             store_vector(self.work, self.state + PANEL + column, self._constant(0.0))
 
-    def _block(self, tile: _Tile, start: Expr, keys: Expr, by_keys: InnerKernel, by_values: InnerKernel) -> None:
+    def _block(self, tile: Tile, start: Expr, keys: Expr, by_values: InnerKernel) -> None:
         head = tirx.truncdiv(tile.head, index(self.shared)) if self.shared > 1 else tile.head
-        k_stride, v_stride = self.frame.size(self.k.strides[1]), self.frame.size(self.v.strides[1])
-        k_base = let("k_base", self._base(self.k, tile.batch, head) + start * k_stride)
-        v_base = let("v_base", self._base(self.v, tile.batch, head) + start * v_stride)
-        k_rows = Rows(self.frame.buffer(self.k.source), k_base, k_stride)
-        queries = Panel(self.work, index(0))
-        by_keys.block(keys, PANEL, Product(k_rows, queries, Reduction(self.depth), self._keep_scores))
+        k_start, v_start = (
+            let("start", self._base(view, tile.batch, head) + start * self.frame.size(view.strides[1]))
+            for view in (self.k, self.v)
+        )
+        self.score(tile, head, start, k_start, keys)
         if self.mask is not None:
             self.mask.apply(self.work, self.scores, tile, start, keys, self.frame.size(self.queries), self.lanes)
         if self.relative is not None:
             self.relative.apply(self.work, self.scores, tile, start, keys, self.lanes)
         self.hidden.apply(self.work, self.scores, start, keys, self.lanes)
+        self._starts = k_start, v_start
         self._softmax(keys)
-        v_rows = Rows(self.frame.buffer(self.v.source), v_base, self.frame.size(self.v.strides[3]))
-        over = Reduction(1, ((keys, v_stride),))
+        v_rows = Rows(self.frame.buffer(self.v.source), v_start, self.frame.size(self.v.strides[3]))
+        over = Reduction(1, ((keys, self.frame.size(self.v.strides[1])),))
         by_values.block(
             self.width, PANEL, Product(v_rows, Panel(self.work, index(self.scores)), over, self._accumulate)
         )
+
+    def score(self, tile: Tile, head: Expr, start: Expr, place: Expr, keys: Expr) -> None:
+        """Scores of `keys` keys from `start` on, whose first element is at `place`."""
+        rows = Rows(self.frame.buffer(self.k.source), place, self.frame.size(self.k.strides[1]))
+        panel = Panel(self.work, index(0))
+        self._by_keys.block(keys, PANEL, Product(rows, panel, Reduction(self.depth), self._keep_scores))
+
+    def _fetch_next(self, key: Expr) -> None:
+        """Bring a key and its value of the next block near: rows of one head are too far apart for the machine to."""
+        for view, start, size in zip((self.k, self.v), self._starts, (self.depth, self.width), strict=True):
+            place = start + (key + KEYS) * self.frame.size(view.strides[1])
+            prefetch(self.frame.buffer(view.source), let("next", place), size, 2)
 
     def _keep_scores(self, row: Expr, column: Expr, sums: Expr) -> None:
         if self.cap:
@@ -237,6 +285,7 @@ class _Attention:
             store_vector(self.work, self.state + 2 * PANEL + column, shrink)
             store(self.folds, self._part(part), load(self.work, self.state + PANEL + column, self.lanes) * shrink)
         with loop("key", keys) as key:
+            self._fetch_next(key)
             for part, column in enumerate(columns):
                 place = let("place", self.scores + key * PANEL + column)
                 power = let("power", exp_nonpositive(let("below", load(self.work, place, self.lanes) - tops[part])))
@@ -245,12 +294,11 @@ class _Attention:
         for part, column in enumerate(columns):
             store_vector(self.work, self.state + PANEL + column, self._fold(part))
 
-    def _finish(self, tile: _Tile) -> None:
+    def _finish(self, tile: Tile) -> None:
         """O^T / sum, transposed into the result."""
         for column in self._columns():
             total = let("total", load(self.work, self.state + PANEL + column, self.lanes))
-            one, zero = self._constant(1.0), self._constant(0.0)
-            store_vector(self.work, self.state + PANEL + column, tirx.Select(total > zero, one / total, zero))
+            store_vector(self.work, self.state + PANEL + column, share_of(total))
         with loop("lane", tile.count) as lane:
             share = let("share", self.work[self.state + PANEL + lane])
             row = let("row", tile.first + lane)

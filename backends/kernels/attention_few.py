@@ -2,7 +2,9 @@
 
 A tile is one key head of one batch element, with all query rows that read it (queries x heads that share it): keys and
 values are read once, in order. Head elements stand in the vector lanes for both products; the keys of a block stand in
-them for the softmax, which is carried along from block to block as in `attention.py`.
+them for the softmax, which is carried along from block to block as in `attention.py`. nn.attention_parts has a tile
+for each run of `chunk` keys, with all key heads where those of a token are neighbours: memory is read from its first
+byte to its last, which the machine's own prefetching follows (a head at a time, strided, has a third of the speed).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from nomul.backends.tir.body import buffer_at, index, let, local, loop, store
 from nomul.backends.tir.vectors import lanes_at, load, spread, store_vector
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node
+from nomul.ir.ops.attention_parts import STATE
 from nomul.ir.views import View
 
 KEYS = 64  # of a block
@@ -40,16 +43,25 @@ Expr = Any
 
 def refusal(group: Group) -> str | None:
     """Why this group is not served, or None."""
+    if (refused := attention.refusal(group)) is not None:
+        return refused
     anchor = group.anchor
-    assert anchor is not None and anchor.args[0] is not None
+    assert anchor is not None
+    return "not for masks of tiles" if optional_operand(anchor, TILES) is not None else _refused_rows(anchor)
+
+
+def parts_refusal(group: Group) -> str | None:
+    """Why this group is not served, or None."""
+    anchor = group.anchor
+    assert anchor is not None
+    return attention.refused_operands(group) or _refused_rows(anchor)
+
+
+def _refused_rows(anchor: Node) -> str | None:
+    assert anchor.args[0] is not None
     queries = anchor.args[0].shape[1].value
     if queries is None or queries > _QUERIES:
         return f"not for at most {_QUERIES} queries"
-    refused = attention.refusal(group)
-    if refused is not None:
-        return refused
-    if optional_operand(anchor, TILES) is not None:
-        return "not for masks of tiles"
     if attention.operand_views(anchor)[2].strides[3] != Dim.of(1):
         return "the elements of a value are not neighbours"
     return None if _rows(anchor) <= _ROWS else f"more than {_ROWS} query rows share a key head"
@@ -73,16 +85,35 @@ def few(group: Group, target: Target) -> Built:
     return Built(frame.function, tiles=batch * key_heads, scratch=Dim.of(4 * body.size))
 
 
-class _Few:
-    """Emits the body of one kernel. Row r is query r // shared of head `key head * shared + r % shared`."""
+@kernel("nn.attention_parts", accepts=parts_refusal, rank=30)
+def parts(group: Group, target: Target) -> Built:
+    """One tile for each run of keys of each batch element, of all heads where those of a token are neighbours."""
+    anchor = group.anchor
+    assert anchor is not None and anchor.args[1] is not None
+    batch, _, key_heads, _ = anchor.args[1].shape
+    views = attention.operand_views(anchor)[1:]
+    inner = all((view.strides[1] - view.strides[2]).bounds(group.ranges)[0] >= 0 for view in views)
+    together = int(key_heads) if inner else 1
+    with KernelFrame(group, target) as frame:
+        body = _Parts(frame, anchor, together)
+        body.emit()
+    tiles = batch * key_heads.divide_exactly(Dim.of(together)) * anchor.result.shape[1]
+    return Built(frame.function, tiles=tiles, scratch=Dim.of(4 * body.size))
 
-    def __init__(self, frame: KernelFrame, anchor: Node) -> None:
+
+class _Few:
+    """Emits the body of one kernel. Row r of a key head is query r // shared of head `key head * shared + r % shared`.
+
+    together: key heads of a tile, whose rows stand one behind the other."""
+
+    def __init__(self, frame: KernelFrame, anchor: Node, together: int = 1) -> None:
         q, k, v = (arg for arg in anchor.args[:3] if arg is not None)
         self.frame, self.anchor = frame, anchor
         self.q, self.k, self.v = attention.operand_views(anchor)
-        self.keys, self.key_heads = k.shape[1], int(k.shape[2])
+        self.queries, self.key_heads = index(int(q.shape[1])), int(k.shape[2])
         self.depth, self.width = int(q.shape[3]), int(v.shape[3])
         self.shared, self.rows = int(q.shape[2]) // self.key_heads, _rows(anchor)
+        self.together, self.all_rows = together, together * self.rows
         self.lanes = frame.target.vector_bytes // 4
         mask, self.relative = optional_operand(anchor, MASK), optional_operand(anchor, RELATIVE)
         self.mask = None if mask is None else Mask(frame, mask)
@@ -90,47 +121,57 @@ class _Few:
         self.cap = anchor.attrs["softcap"]
         self.epilogue = Epilogue(frame.group, anchor.result)
         self.work = buffer_at("work", "float32", frame.scratch)
-        self.scores = self.rows * self.depth  # scaled queries stand at 0
-        self.sums = self.scores + self.rows * KEYS
-        self.state = self.sums + self.rows * self.width  # for each row: maximum, total, how much the old sums shrink
-        self.size = self.state + 3 * self.rows
+        self.scores = self.all_rows * self.depth  # scaled queries stand at 0
+        self.sums = self.scores + self.all_rows * KEYS
+        self.state = self.sums + self.all_rows * self.width  # of a row: maximum, total, how much old sums shrink
+        self.size = self.state + 3 * self.all_rows
 
     def emit(self) -> None:
         self.registers = local("registers", "float32", _CHAINS * self.lanes)
         with loop("tile", self.frame.end - self.frame.begin, self.frame.begin) as number:
-            self.batch = let("batch", tirx.truncdiv(number, index(self.key_heads)))
-            self.key_head = let("key_head", number - self.batch * self.key_heads)
-            with loop("row", self.rows) as row:
+            self._enter(number)
+            with loop("row", self.all_rows) as row:
                 self._start(row)
             self.length = None
             if self.span.lengths is not None:
                 self.length = bind(self.frame.read(self.span.lengths, (along(self.span.lengths, 0, self.batch),)))
-            begin = let("begin", self.span.first(index(0)))
-            seen = let("seen", self.span.end(self.frame.size(self.anchor.result.shape[1]) - 1, self.length))
+            begin, seen = self._run(self.span.first(index(0)), self.span.end(self.queries - 1, self.length))
             with loop("block", tirx.truncdiv(seen - begin + (KEYS - 1), index(KEYS))) as block:
                 first = let("first", block * KEYS + begin)
                 count = let("count", tirx.min(index(KEYS), seen - first))
                 self._score(first, count)
-                with loop("row", self.rows) as row:
+                with loop("row", self.all_rows) as row:
                     self._soften(row)
                 self._weigh(first, count)
-            with loop("row", self.rows) as row:
+            with loop("row", self.all_rows) as row:
                 self._finish(row)
+
+    def _enter(self, number: Expr) -> None:
+        """Batch and first key head of a tile."""
+        self.batch = let("batch", tirx.truncdiv(number, index(self.key_heads)))
+        self.first_head = let("first_head", number - self.batch * self.key_heads)
+
+    def _run(self, first: Expr, end: Expr) -> tuple[Expr, Expr]:
+        """The keys of a tile, of those that its queries see; the end may lie before the first."""
+        return let("begin", first), let("seen", end)
 
     # -- the parts of a tile -----------------------------------------------------------------------------------
     def _place(self, row: Expr) -> tuple[Expr, Expr]:
         """(query, head) of a row."""
-        query = let("query", tirx.truncdiv(row, index(self.shared)))
-        return query, let("head", self.key_head * self.shared + (row - query * self.shared))
+        own = let("own", tirx.truncdiv(row, index(self.rows)))
+        inside = let("inside", row - own * self.rows)
+        query = let("query", tirx.truncdiv(inside, index(self.shared)))
+        return query, let("head", (self.first_head + own) * self.shared + (inside - query * self.shared))
 
-    def _groups(self) -> Iterator[list[Expr]]:
-        """Rows, as many at a time as there are independent sums; the caller emits what is to be done for each group."""
+    def _groups(self, own: Expr) -> Iterator[list[Expr]]:
+        """Rows of one key head, as many at a time as there are independent sums; the caller emits what is to be done
+        for each group."""
         whole = self.rows // _CHAINS
         if whole:
             with loop("group", whole) as group:
-                yield [let("row", group * _CHAINS + i) for i in range(_CHAINS)]
+                yield [let("row", own * self.rows + group * _CHAINS + i) for i in range(_CHAINS)]
         if self.rows % _CHAINS:
-            yield [index(row) for row in range(whole * _CHAINS, self.rows)]
+            yield [let("row", own * self.rows + i) for i in range(whole * _CHAINS, self.rows)]
 
     def _start(self, row: Expr) -> None:
         """Scaled queries; maxima, totals and sums as before the first key."""
@@ -147,12 +188,12 @@ class _Few:
 
     def _score(self, first: Expr, count: Expr) -> None:
         """q . k for a block, with the mask; what is behind the last key becomes -infinity."""
-        for rows in self._groups():
-            with loop("key", count) as key:
-                base = let("k_base", self._at(self.k, self.batch, first + key, self.key_head, 0))
+        with loop("key", count) as key, loop("own", self.together) as own:
+            base = let("k_base", self._at(self.k, self.batch, first + key, self.first_head + own, 0))
+            for rows in self._groups(own):
                 for row, score in zip(rows, self._dots(base, rows), strict=True):
                     store(self.work, row * KEYS + self.scores + key, self._masked(score, row, first + key))
-        with loop("row", self.rows) as row, loop("key", index(KEYS) - count, count) as key:
+        with loop("row", self.all_rows) as row, loop("key", index(KEYS) - count, count) as key:
             store(self.work, row * KEYS + self.scores + key, tirx.FloatImm("float32", float("-inf")))
 
     def _dots(self, base: Expr, rows: list[Expr]) -> list[Expr]:
@@ -182,7 +223,7 @@ class _Few:
             element = self.mask.element(self.batch, head, query, key)
             score = tirx.Select(element, score, hidden) if self.mask.is_bool else score + element
         if self.relative is not None:
-            distance = let("distance", key - query + (self.frame.size(self.anchor.result.shape[1]) - 1))
+            distance = let("distance", key - query + (self.queries - 1))
             score = score + self.frame.read(self.relative, (along(self.relative, 0, head), distance))
         if not self.span.is_whole:
             score = tirx.Select(key < self.span.end(query, self.length), score, hidden)
@@ -210,9 +251,9 @@ class _Few:
 
     def _weigh(self, first: Expr, count: Expr) -> None:
         """Sums of values by weight: each row's sums shrink, then grow by the block's values."""
-        base = let("v_base", self._at(self.v, self.batch, first, self.key_head, 0))
+        base = let("v_base", self._at(self.v, self.batch, first, self.first_head, 0))
         whole = self.width // self.lanes * self.lanes
-        for rows in self._groups():
+        for rows in self._groups(index(0)):
             columns = _CHAINS // len(rows)
             wide = whole // (columns * self.lanes) * (columns * self.lanes)
             self._weigh_columns(base, count, rows, range(0, wide, columns * self.lanes), self.lanes)
@@ -241,10 +282,8 @@ class _Few:
 
     def _finish(self, row: Expr) -> None:
         """Sums / total; a row that has seen nothing gives 0."""
-        one, zero = tirx.FloatImm("float32", 1.0), tirx.FloatImm("float32", 0.0)
         query, head = self._place(row)
-        total = bind(self.work[self._state(row) + 1])
-        share = bind(tirx.Select(total > zero, one / total, zero))
+        share = attention.share_of(bind(self.work[self._state(row) + 1]))
         whole = self.width // self.lanes * self.lanes
         for span, lanes in ((range(0, whole, self.lanes), self.lanes), (range(whole, self.width), 1)):
             with loop("piece", len(span)) as piece:
@@ -272,6 +311,61 @@ class _Few:
 
     def _add(self, number: int, x: Expr, y: Expr, lanes: int = 0) -> None:
         store(self.registers, self._part(number, lanes), fma(x, y, self._register(number, lanes)))
+
+
+class _Parts(_Few):
+    """The same for one run of keys; sums, maximum and total of each row are the result."""
+
+    def _enter(self, number: Expr) -> None:
+        chunks = self.frame.size(self.anchor.result.shape[1])
+        outer = let("outer", tirx.truncdiv(number, chunks))
+        self.part = let("part", number - outer * chunks)
+        heads = self.key_heads // self.together
+        self.batch = let("batch", tirx.truncdiv(outer, index(heads)))
+        self.first_head = let("first_head", outer - self.batch * heads)
+
+    def _run(self, first: Expr, end: Expr) -> tuple[Expr, Expr]:
+        chunk = self.anchor.attrs["chunk"]
+        start = let("start", self.part * chunk)
+        return let("begin", tirx.max(first, start)), let("seen", tirx.min(end, start + chunk))
+
+    def _weigh(self, first: Expr, count: Expr) -> None:
+        """Values of several heads in the order of memory: sums stay in the cache, where registers have no room."""
+        if self.together == 1:
+            super()._weigh(first, count)
+            return
+        whole = self.width // self.lanes * self.lanes
+        pieces = ((range(0, whole, self.lanes), self.lanes), (range(whole, self.width), 1))
+        for span, lanes in pieces:
+            with loop("row", self.all_rows) as row, loop("piece", len(span)) as piece:
+                place = let("place", row * self.width + self.sums + piece * lanes + span.start)
+                shrink = spread(self.work[self._state(row) + 2], lanes)
+                store_vector(self.work, place, load(self.work, place, lanes) * shrink)
+        values = self.frame.buffer(self.v.source)
+        with loop("key", count) as key, loop("own", self.together) as own:
+            base = let("v_base", self._at(self.v, self.batch, first + key, self.first_head + own, 0))
+            for rows in self._groups(own):
+                weights = [bind(self.work[row * KEYS + self.scores + key]) for row in rows]
+                for span, lanes in pieces:
+                    with loop("piece", len(span)) as piece:
+                        e = let("e", piece * lanes + span.start)
+                        element = bind(load(values, base + e, lanes))
+                        for row, weight in zip(rows, weights, strict=True):
+                            place = let("place", row * self.width + self.sums + e)
+                            total = fma(element, spread(weight, lanes), load(self.work, place, lanes))
+                            store_vector(self.work, place, total)
+
+    def _finish(self, row: Expr) -> None:
+        query, head = self._place(row)
+        lead = (self.batch, self.part, query, head)
+        whole = self.width // self.lanes * self.lanes
+        for span, lanes in ((range(0, whole, self.lanes), self.lanes), (range(whole, self.width), 1)):
+            with loop("piece", len(span)) as piece:
+                e = let("e", piece * lanes + span.start)
+                sums = bind(load(self.work, row * self.width + self.sums + e, lanes))
+                self.frame.write(0, (*lead, lanes_at(e, lanes)), sums)
+        for number in range(STATE):
+            self.frame.write(0, (*lead, index(self.width + number)), bind(self.work[self._state(row) + number]))
 
 
 def _fold(values: list[Expr], combine: Callable[[Expr, Expr], Expr]) -> Expr:

@@ -16,7 +16,7 @@ from nomul.ir.types import DType
 from nomul.ir.views import resolve
 
 if TYPE_CHECKING:
-    from nomul.backends.kernels.attention import _Tile
+    from nomul.backends.kernels.attention import Tile
 
 Expr = Any
 
@@ -35,7 +35,7 @@ class Mask:
             Dim.of(0) if size == Dim.of(1) else stride for size, stride in zip(sizes, strides, strict=True)
         )
 
-    def apply(self, work: Any, scores: int, tile: _Tile, start: Expr, keys: Expr, queries: Expr, lanes: int) -> None:
+    def apply(self, work: Any, scores: int, tile: Tile, start: Expr, keys: Expr, queries: Expr, lanes: int) -> None:
         """Change the scores of `keys` keys from `start` on; they stand in `work` from `scores` on."""
         batch, head, query, key_stride = (self.frame.size(stride) for stride in self.strides)
         base = let("mask_base", self.frame.size(self.view.offset) + tile.batch * batch + tile.head * head)
@@ -58,7 +58,7 @@ class Mask:
         hidden = tirx.FloatImm("float32", float("-inf"))
         return tirx.Select(mask, score, spread(hidden, int(score.ty.dtype.lanes)))
 
-    def _lanes(self, row: Expr, tile: _Tile, column: int, stride: Expr, queries: Expr, lanes: int) -> Expr:
+    def _lanes(self, row: Expr, tile: Tile, column: int, stride: Expr, queries: Expr, lanes: int) -> Expr:
         """The mask's elements for `lanes` queries; lanes without a query repeat the last one."""
         if self.strides[2] == Dim.of(0):
             element = let("mask", self.frame.read_flat(self.view.source, row))

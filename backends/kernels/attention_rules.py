@@ -15,7 +15,7 @@ from nomul.backends.tir.vectors import load, spread, store_vector
 from nomul.ir.graph import Value
 
 if TYPE_CHECKING:
-    from nomul.backends.kernels.attention import _Tile
+    from nomul.backends.kernels.attention import Tile
 
 Expr = Any
 
@@ -27,7 +27,7 @@ class HiddenKeys:
         self.frame, self.span, self.place = frame, span, place
         self.numbers = buffer_at("spans", "int32", frame.scratch)
 
-    def enter(self, tile: _Tile) -> tuple[Expr, Expr]:
+    def enter(self, tile: Tile) -> tuple[Expr, Expr]:
         """Work the spans of a tile out; returns the run [first, end) of keys that any of its queries sees."""
         span, length = self.span, None
         if span.lengths is not None:
@@ -71,7 +71,7 @@ class RelativeBias:
         self.frame, self.bias, self.queries, self.place = frame, bias, queries, place
         self.keys_of_block = keys_of_block
 
-    def apply(self, work: Any, scores: int, tile: _Tile, start: Expr, keys: Expr, lanes: int) -> None:
+    def apply(self, work: Any, scores: int, tile: Tile, start: Expr, keys: Expr, lanes: int) -> None:
         last = self.frame.size(self.bias.shape[1]) - 1
         most = let("most", start - tile.first + self.queries + (self.keys_of_block - 2))
         head = along(self.bias, 0, tile.head)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-
-from nomul.ir.attention import mixed, products, softmax, visible
+from nomul.ir.attention import Places, by_rows, byte_products, limited, mixed, products, shown, softmax
 from nomul.ir.dim import Dim, ceil_div
 from nomul.ir.numerics import wide
 from nomul.ir.op import Kind, op
@@ -98,6 +96,7 @@ def attention(
     tiles: "b[_any] | None" = None,
     *,
     scale: float,
+    scores: Literal["f32", "i8"] = "f32",
     causal: bool = False,
     block: int = 1,
     prefix: Dim = Dim.of(0),
@@ -108,28 +107,52 @@ def attention(
 ) -> "f[B, S, H, E]":
     """softmax(scores) v for each head, with scores q k^T * scale; head h reads key head h // (H / G).
 
+    scores = "i8": q and k are quantised first, each token's vector of a head by itself (nn.quantised_attention).
     softcap > 0: scores become softcap * tanh(scores / softcap). mask broadcasts to [B, H, S, T]: added when float,
     True = may be seen when bool. relative [H or 1, S + T - 1]: relative[h, t - s + S - 1] is added. Query s stands at
     p = s + offset and sees keys t by: causal: t // block <= p // block, or t < prefix; window > 0: |t - p| < window;
     lengths [B or 1]: t < lengths[b]; tiles [B or 1, H or 1, S / tile, T / tile] (rounded up): keys of True tiles. A
     row that may see nothing gives 0. Sixteen-bit floats are computed as f32 and rounded once."""
-    mask = mask if mask is None or mask.dtype == np.bool_ else wide(mask)
-    scores = products(wide(q), wide(k), scale)
-    if softcap:
-        scores = softcap * np.tanh(scores / scores.dtype.type(softcap))
-    if mask is not None:
-        scores = np.where(mask, scores, -np.inf) if mask.dtype == np.bool_ else scores + mask
-    queries, keys = scores.shape[2:]
-    if relative is not None:
-        distance = np.arange(keys) - np.arange(queries)[:, None] + (queries - 1)
-        scores = scores + wide(relative)[:, distance]
-    rules = {"causal": causal, "block": block, "prefix": int(prefix), "window": window, "offset": int(offset)}
-    seen = visible(queries, keys, **rules)
-    if seen is not None:
-        scores = np.where(seen, scores, -np.inf)
-    if lengths is not None:
-        scores = np.where(np.arange(keys) < lengths[:, None, None, None], scores, -np.inf)
-    if tiles is not None:
-        kept = tiles.repeat(tile, axis=2).repeat(tile, axis=3)[:, :, :queries, :keys]
-        scores = np.where(kept, scores, -np.inf)
-    return mixed(softmax(scores.astype(wide(q).dtype)), wide(v)).astype(q.dtype)
+    places = Places(causal, block, int(prefix), window, int(offset))
+    raw = byte_products(*by_rows(q), *by_rows(k), scale) if scores == "i8" else products(wide(q), wide(k), scale)
+    raw = limited(raw.astype(wide(q).dtype), softcap)
+    weights = softmax(shown(raw, mask, relative, lengths, tiles, places=places, tile=tile))
+    return mixed(weights, wide(v)).astype(q.dtype)
+
+
+def infer_quantised(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
+    q, q_scale, k, k_scale, v, *rest = types
+    assert q is not None and q_scale is not None and k is not None and k_scale is not None and v is not None
+    for position, scale, x in ((1, q_scale, q), (3, k_scale, k)):
+        if scale.shape != x.shape[:-1]:
+            raise TypeFault(f"{scale} does not have a scale for each vector of {x}", position)
+    return infer_attention([q.with_dtype(v.dtype), k.with_dtype(v.dtype), v, *rest], attrs)
+
+
+@op("nn.quantised_attention", Kind.ANCHOR, infer=infer_quantised, verify=verify_attention)
+def quantised_attention(
+    q: "i8[B, S, H, D]",
+    q_scale: "f32[B, S, H]",
+    k: "i8[B, T, G, D]",
+    k_scale: "f32[B, T, G]",
+    v: "f[B, T, G, E]",
+    mask: "t[_any] | None" = None,
+    relative: "f[_any] | None" = None,
+    lengths: "i[_any] | None" = None,
+    tiles: "b[_any] | None" = None,
+    *,
+    scale: float,
+    causal: bool = False,
+    block: int = 1,
+    prefix: Dim = Dim.of(0),
+    window: int = 0,
+    offset: Dim = Dim.of(0),
+    softcap: float = 0.0,
+    tile: int = 64,
+) -> "f[B, S, H, E]":
+    """nn.attention of queries and keys from nn.quantise (lead = 3): scores are exact sums of integers, as f32 times
+    q_scale * scale, times k_scale."""
+    places = Places(causal, block, int(prefix), window, int(offset))
+    raw = limited(byte_products(q, q_scale, k, k_scale, scale), softcap)
+    weights = softmax(shown(raw, mask, relative, lengths, tiles, places=places, tile=tile))
+    return mixed(weights, wide(v)).astype(v.dtype)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from generic_attention import ATTENTION
 from kernel_harness import (
     CompiledKernel,
     close,
@@ -324,18 +325,9 @@ def product_cases() -> list[Case]:
         Case("nn.quantised_linear", ("i8[A, B, D]", "f32[A, B]", "f32[C, D]", "f32[C]")),
         Case("nn.matmul", ("f32[A, 1, B, D]", "f32[C, D, B]")),
         Case("nn.matmul", ("f16[B, D]", "f16[D, C]"), tolerance=1e-2),
+        Case("nn.hamming_attention", ("bool[A, C, 2, 6]", "bool[A, C, 2, 6]", "f32[A, C, 2, 5]"), tolerance=1e-5),
     ]
-    attention = ("f32[A, C, 4, 6]", "f32[A, D, 2, 6]", "f32[A, D, 2, 5]")
-    hidden = {3: lambda s, r: np.where(r.random((s["A"], 1, 1, s["D"])) < 0.5, -np.inf, 0)}
-    cases += [
-        Case("nn.attention", attention, {"scale": 0.4}),
-        Case("nn.attention", attention, {"scale": 0.4, "causal": True}),
-        Case("nn.attention", (*attention, "f32[A, 1, 1, D]"), {"scale": 0.4}, hidden),
-        Case("nn.attention", (*attention, "bool[A, 1, C, D]"), {"scale": -0.4}),
-    ]
-    linear = ("f32[A, D, 4, 6]", "f32[A, D, 2, 6]", "f32[A, D, 2, 5]")
-    forms = [{"map": name, "causal": name != "exp", "eps": 1e-3} for name in ("elu", "relu", "exp", "softmax")]
-    return [*cases, *(Case("nn.linear_attention", linear, form, tolerance=1e-4) for form in forms)]
+    return [*cases, *(Case(*case) for case in ATTENTION)]
 
 
 def make_cases() -> list[Case]:

@@ -140,12 +140,20 @@ def attention(sketch: Sketch, op: str, x: Value) -> Value | None:
         kind = sketch.one_of([(x.dtype, -1.5), (DType.BOOL, 1.0)])
         mask = [sketch.add("make.full", shape=square, value=kind[1], dtype=kind[0])]
     rules = {"causal": sketch.flag(), "window": sketch.one_of([0, 2]), "softcap": sketch.one_of([0.0, 2.0])}
+    rules["scores"] = sketch.one_of(["f32", "i8"])
     return sketch.add(op, x, key, key, *mask, scale=0.5, block=sketch.one_of([1, 2]), **rules)
 
 
 @recipe("nn.linear_attention", x=known(2, ranked(4, 4, floating)))
 def linear_attention(sketch: Sketch, op: str, x: Value) -> Value | None:
     return sketch.add(op, x, x, x, map=sketch.one_of(["elu", "relu", "softmax"]), causal=sketch.flag(), eps=1e-3)
+
+
+@recipe("nn.hamming_attention", x=known(2, ranked(4, 4, floating)))
+def hamming_attention(sketch: Sketch, op: str, x: Value) -> Value | None:
+    bits = [float(sketch.flag()) for _ in "qk"]
+    codes = [sketch.add("make.full", shape=x.shape, value=bit, dtype=DType.BOOL) for bit in bits]
+    return sketch.add(op, *codes, x, normalise=False)
 
 
 # -- images ------------------------------------------------------------------------------------------------------

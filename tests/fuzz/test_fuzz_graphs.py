@@ -21,8 +21,9 @@ from nomul.ir.text import print_module
 from nomul.ir.verifier import verify
 from nomul.ir.weights_file import load_weights, save_weights
 
-# Only passes make these, of layers with an `act`; tests/backends/test_encoded.py draws them.
-MADE_BY_PASSES = ("nn.quantise", "nn.quantised_linear", "nn.quantised_conv2d")
+# Only passes make these: of layers with an `act` (tests/backends/test_encoded.py draws them), and of attention.
+QUANTISED = ("nn.quantise", "nn.quantised_linear", "nn.quantised_conv2d", "nn.quantised_attention")
+MADE_BY_PASSES = (*QUANTISED, "nn.attention_parts", "nn.attention_merge")
 FUZZ = settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 

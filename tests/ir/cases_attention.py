@@ -46,6 +46,38 @@ def softmax_case(seen, bias=None, cap: float = 0.0, operands=(), **attrs) -> Cas
     return Case("nn.attention", [Q, K, V, *operands], expected.astype(np.float32), {"scale": 0.5, **attrs}, 1e-5)
 
 
+def byte_case() -> Case:
+    """Queries and keys as integers with a scale for each vector."""
+    operands, expected = [], np.zeros((2, TOKENS, 3, 5), np.float32)
+    for x in (Q, K):
+        scale = (np.abs(x).max(-1) / np.float32(127)).astype(np.float32)
+        operands += [np.rint(x / scale[..., None]).astype(np.int8), scale]
+    q, q_scale, k, k_scale = (x.astype(np.float64) for x in operands)
+    for b, h in BATCH_HEADS:
+        scores = q[b, :, h] @ k[b, :, h].T * q_scale[b, :, h, None] * k_scale[b, :, h] * 0.5
+        expected[b, :, h] = torch.softmax(t(scores), -1) @ t(V[b, :, h])
+    return Case("nn.quantised_attention", [*operands, V], expected, {"scale": 0.5}, 1e-5)
+
+
+def rounded_case() -> Case:
+    """scores = "i8" is near to plain attention."""
+    plain = softmax_case(lambda s, t, b, h: True)
+    return Case("nn.attention", [Q, K, V], plain.expected, {"scale": 0.5, "scores": "i8"}, 2e-2)
+
+
+def parts() -> np.ndarray:
+    """Runs of four keys: [B, 2, S, H, E + 2]."""
+    result = np.zeros((2, 2, TOKENS, 3, 7))
+    for b, h in BATCH_HEADS:
+        scores = 0.5 * Q[b, :, h].astype(np.float64) @ K[b, :, h].T
+        for part, keys in enumerate((slice(0, 4), slice(4, TOKENS))):
+            largest = scores[:, keys].max(-1)
+            weights = np.exp(scores[:, keys] - largest[:, None])
+            result[b, part, :, h, :5] = weights @ V[b, keys, h]
+            result[b, part, :, h, 5:] = np.stack([largest, weights.sum(-1)], -1)
+    return result.astype(np.float32)
+
+
 BIAS = numbers(3, 2 * TOKENS - 1)
 LENGTHS = np.array([4, 0])
 TILES = np.array([[[[1, 0, 0], [1, 1, 0], [0, 0, 0]]]], np.bool_)
@@ -309,6 +341,10 @@ def kolmogorov(q, k, v, h):  # type: ignore[no-untyped-def]
 
 CASES = [
     *SOFTMAX,
+    byte_case(),
+    rounded_case(),
+    Case("nn.attention_parts", [Q, K, V], parts(), {"scale": 0.5, "chunk": 4}, 1e-5),
+    Case("nn.attention_merge", [parts()], softmax_case(lambda s, t, b, h: True).expected, {}, 1e-5),
     Case("nn.latent_attention", [Q, Q_ROTARY, LATENT, LATENT_ROTARY], latent(), {"scale": 0.3}, 1e-5),
     Case("nn.rotary", [Q, np.cos(ANGLES), np.sin(ANGLES)], rotary(False)),
     Case("nn.rotary", [Q, np.cos(ANGLES), np.sin(ANGLES)], rotary(True), {"interleaved": True}),
