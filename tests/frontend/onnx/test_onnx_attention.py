@@ -131,3 +131,20 @@ def test_past_keys_of_several_sequences_are_refused() -> None:
     inputs = {name: normal(2, *x.shape[1:]) for name, x in (GROUPED | GROUPED_PAST).items()} | counts(8, 2)
     with pytest.raises(NomulError, match="may end at different places"):
         imported(built(Form(GQA.format("") + "(q, k, v, pk, pv, last, total)", inputs, PRESENT)))
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("window", [-1, 4])
+@pytest.mark.parametrize("new", [1, 5])
+def test_a_past_buffer_that_is_not_full(new: int, window: int, rotary: bool) -> None:
+    """Past keys in the first six places of a buffer of sixteen, which runtimes share with the present ones."""
+    held, buffer = 6, 16
+    inputs = {name: np.ascontiguousarray(x[:, :new]) for name, x in GROUPED.items()}
+    inputs |= {name: normal(1, 2, buffer, 16, seed=seed) for name, seed in (("pk", 8), ("pv", 9))} | counts(held + new)
+    options = f", local_window_size = {window}, do_rotary = {int(rotary)}"
+    call = GQA.format(options) + "(q, k, v, pk, pv, last, total" + (", cos, sin)" if rotary else ")")
+    angles = {"cos": np.tile(COS, 4), "sin": np.tile(SIN, 4)} if rotary else {}
+    proto = built(Form(call, inputs, PRESENT, weights=angles))
+    given = [array for array in inputs.values() if array.shape]
+    (expected, *_) = reference(proto, given)
+    np.testing.assert_allclose(run(imported(proto), *given)[0], expected, 1e-4, 1e-5)

@@ -76,7 +76,8 @@ def _padding(n: SourceNode, keys: Dim) -> tuple[Value | None, Value | None]:
 
 @microsoft_op("GroupQueryAttention")
 def group_query_attention(n: SourceNode) -> tuple[Value, ...]:
-    """Causal attention of grouped heads. Past keys hold all tokens before the new ones and no others."""
+    """Causal attention of grouped heads. Past keys may be those of a buffer that is longer than what it holds: how many
+    count is known at run time. Present keys are all of the past ones, then the new ones."""
     if n.attr("smooth_softmax", 0) > 0 or n.has(11) or any(n.outputs[3:]):
         n.unsupported("attention sinks, and scores as a result, are not supported")
     if n.attr("kv_cache_bit_width", 0) or n.attr("qk_output", 0):
@@ -85,21 +86,46 @@ def group_query_attention(n: SourceNode) -> tuple[Value, ...]:
     past = n.shape(3)[2] if n.has(3) else Dim.of(0)
     if past != 0 and n.shape()[0] != ONE:
         n.unsupported("past keys of several sequences may end at different places", "export the model for a batch of 1")
+    total = n.b.ew.add(n.reshape(n.tensor(5), (q.shape[0],)), 1)
     if n.attr("do_rotary", 0):
-        positions = n.tensor(9) if n.has(9) else n.b.make.iota(size=q.shape[1], start=past)
-        positions = positions if positions.type.rank == 2 else n.reshape(positions, (1, q.shape[1]))
+        positions = n.tensor(9) if n.has(9) else _positions(n, q.shape[1], total if past != 0 else None)
         cos, sin = (n.b.index.gather(n.tensor(index), positions, axis=0) for index in (7, 8))
         interleaved = bool(n.attr("rotary_interleaved", 0))
         q, k = (n.b.nn.rotary(x, cos, sin, interleaved=interleaved) for x in (q, k))
     if past != 0:
         k, v = (with_past(n, n.tensor(index), new) for index, new in ((3, k), (4, v)))
-    lengths = n.b.ew.add(n.reshape(n.tensor(5), (q.shape[0],)), 1)
-    window = n.attr("local_window_size", -1)
-    rules = {"offset": past, "window": max(window, 0), "softcap": n.attr("softcap", 0.0)}
+    window = max(n.attr("local_window_size", -1), 0)
+    rules = {"offset": past, "window": window if past == 0 else 0, "softcap": n.attr("softcap", 0.0)}
     scale = n.attr("scale") or float(q.shape[3].value or 1) ** -0.5
-    y = n.b.nn.attention(q, k, v, n.optional(10), None, lengths, scale=scale, causal=True, **rules)
+    mask, lengths = n.optional(10), total
+    if past != 0:
+        seen, lengths = _held(n, total, q.shape[1], past, window), None
+        mask = seen if mask is None else n.b.ew.where(seen, mask, float("-inf"))
+    y = n.b.nn.attention(q, k, v, mask, None, lengths, scale=scale, causal=True, **rules)
     present = tuple(n.transpose(x, (0, 2, 1, 3)) for x in (k, v)) if any(n.outputs[1:3]) else ()
     return (joined_heads(n, y), *present)
+
+
+def _positions(n: SourceNode, queries: Dim, total: Value | None) -> Value:
+    """Places of the new tokens [1, S], the last ones of `total`, or the first ones."""
+    counter = n.b.make.iota(size=queries)
+    if total is not None:
+        counter = n.b.ew.add(counter, n.b.ew.sub(n.b.ew.cast(total, dtype=DType.I64), n.b.make.size(size=queries)))
+    return n.reshape(counter, (ONE, queries))
+
+
+def _held(n: SourceNode, total: Value, queries: Dim, past: Dim, window: int) -> Value:
+    """Which keys are held [1, 1, 1 or S, P + S]: of the past ones the first `total` - S, and all new ones; with a
+    window only those that are less than it before a query."""
+    first = n.reshape(_positions(n, queries, total), (ONE, ONE, queries, ONE))
+    start = n.slice(first, 2, 0, 1)
+    keys = n.reshape(n.b.make.iota(size=past + queries), (ONE, ONE, ONE, past + queries))
+    is_new = n.b.ew.ge(keys, n.b.make.size(size=past))
+    seen = n.b.ew.or_(n.b.ew.lt(keys, start), is_new)
+    if window:
+        places = n.b.ew.where(is_new, n.b.ew.add(n.b.ew.sub(keys, n.b.make.size(size=past)), start), keys)
+        seen = n.b.ew.and_(seen, n.b.ew.lt(n.b.ew.sub(first, places), window))
+    return seen
 
 
 def _grouped(n: SourceNode) -> Operands:
