@@ -17,7 +17,7 @@ from nomul.frontend.torch.lazy import Affine, Choice, Lazy, Mask, Uniform
 from nomul.frontend.torch.lowering import Lowering
 from nomul.frontend.torch.naming import output_names
 from nomul.frontend.torch.registry import handler_of, rule_of
-from nomul.frontend.torch.support import SIZES, is_check, short_name, unsupported_ops
+from nomul.frontend.torch.support import SIZES, is_check, is_inlined, short_name, unsupported_ops
 from nomul.frontend.torch.symbols import Symbols
 from nomul.ir.errors import NomulError, Problem
 from nomul.ir.graph import Func, Module, Value
@@ -141,7 +141,7 @@ class Importer:
         if node.target is operator.getitem:
             return self._part(args[0], args[1])
         if isinstance(node.target, torch._ops.HigherOrderOperator):
-            return self._inline(node, args)
+            return self._inline(node, args) if is_inlined(node.target) else _UNKNOWN
         if is_check(node.target):
             return None
         return self._call(node.target, args, {key: value for key, value in kwargs.items() if key not in _IGNORED})

@@ -16,12 +16,18 @@ from nomul.ir.errors import Problem
 
 SIZES = torch.SymInt | torch.SymFloat | torch.SymBool
 _CHECKS = ("_assert", "sym_constrain_range", "_print")
+_INSTEAD = {"flex_attention": "write it as scaled_dot_product_attention, with a mask or a bias in place of score_mod"}
 _INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast", "tag_activation_checkpoint")
 
 
 def is_check(target: Any) -> bool:
     """Whether an operator only checks something while torch runs."""
     return names_of(target)[1].startswith(_CHECKS)
+
+
+def is_inlined(target: torch._ops.HigherOrderOperator) -> bool:
+    """Whether an operator on graphs only wraps one."""
+    return target.name() in _INLINED
 
 
 def short_name(target: Any) -> str:
@@ -83,7 +89,7 @@ def _is_known(node: torch.fx.Node, accept: Callable[[Any], bool]) -> bool:
     if isinstance(node.meta.get("val"), SIZES | int | float) or target is operator.getitem:
         return True
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return target.name() in _INLINED
+        return is_inlined(target)
     if not isinstance(target, torch._ops.OpOverload):
         return False
     return is_check(target) or handler_of(target) is not None or accept(target)
@@ -91,5 +97,5 @@ def _is_known(node: torch.fx.Node, accept: Callable[[Any], bool]) -> bool:
 
 def _unknown_op(name: str, node: torch.fx.Node, count: int) -> Problem:
     times = "once" if count == 1 else f"{count} times"
-    help = "see docs/torch.md for the operators that have one"
+    help = _INSTEAD.get(name, "see docs/torch.md for the operators that have one")
     return problem(node, short_name(node.target), UNSUPPORTED_OP, f"no lowering for {name}, used {times}", help)

@@ -110,6 +110,8 @@ class Symbols:
 
     def _convert_inttruediv(self, expression: Any, args: list[tuple[Dim, int]]) -> tuple[Dim, int]:
         (top, bottom), (by_top, by_bottom) = args
+        if by_top.value is None and not by_top.divides(top):
+            raise Unsupported(UNSUPPORTED_FORM, f"the number {expression} depends on a dynamic size")
         if by_top.value is None:
             return top.divide_exactly(by_top) * by_bottom, bottom
         sign = -1 if by_top.value < 0 else 1
