@@ -25,6 +25,7 @@ _NEIGHBOURS = {  # operands whose elements along the last axis a kernel wants on
     "nn.attention": (1,),
     "nn.attention_parts": (1, 2),
     "nn.linear_attention": (0, 1, 2),
+    "nn.hamming_attention": (0, 1, 2),
 }
 
 

@@ -20,6 +20,7 @@ from nomul.ir.op import Kind
 from nomul.ir.types import DType
 from nomul.ir.views import View, resolve
 
+MEMBERS = 8  # heads side by side
 _NEIGHBOURS = 4  # heads that a thread should take at least where rows come from memory: shorter runs take longer
 _CACHED = 8 << 20  # bytes of operands that caches hold
 
@@ -95,7 +96,7 @@ class HeadRows:
         self.tokens, self.size = value.shape[1], int(value.shape[3])
         self.padded = -(-self.size // lanes) * lanes
         self.buffer = frame.buffer(self.view.source)
-        self.stride = frame.size(self.view.strides[1])
+        self.stride, self.across = (frame.size(stride) for stride in self.view.strides[1:3])
 
     def base(self, batch: Expr, head: Expr, token: Expr) -> Expr:
         """Where the row of a token begins in `buffer`."""
@@ -104,16 +105,20 @@ class HeadRows:
         return let("base", start + token * self.stride)
 
     @contextmanager
-    def rows(self, base: Expr, count: Expr, members: Expr, step: int = 1) -> Iterator[tuple[Expr, Expr, Expr]]:
-        """(member, row, where it begins in `buffer`) of `count` tokens from `base` on, each for so many heads, `step`
-        apart: in the order in which they stand in memory."""
-        across = let("across", self.frame.size(self.view.strides[2]) * step)
+    def rows(
+        self, base: Expr, count: Expr, members: Expr, step: int = 1, tokens: int = 1
+    ) -> Iterator[tuple[Expr, Expr, Expr]]:
+        """(member, row, where it begins in `buffer`) of `count` rows from `base` on, each for so many heads, `step`
+        heads and `tokens` tokens apart: in the order in which they stand in memory."""
+        across, down = let("across", self.across * step), let("down", self.stride * tokens)
         with loop("row", count) as row, loop("member", members) as member:
-            yield member, row, let("source", base + row * self.stride + member * across)
+            yield member, row, let("source", base + row * down + member * across)
 
-    def pieces(self) -> list[tuple[Any, int]]:
-        """Blocks of code that cover a row by whole vectors: (context that gives the offset, lanes)."""
-        return column_pieces(Dim.of(self.size), self.lanes, self.padded, index(self.size))
+    def pieces(self, lanes: int = 0) -> list[tuple[Any, int]]:
+        """Blocks of code that cover a row by vectors of so many lanes, and smaller ones behind them: (context that
+        gives the offset, lanes)."""
+        lanes = lanes or self.lanes
+        return column_pieces(Dim.of(self.size), lanes, -(-self.size // lanes) * lanes, index(self.size))
 
     def prefetch(self, base: Expr, row: Expr, element: Expr) -> None:
         """Bring the line of an element of a row into the second-level cache."""

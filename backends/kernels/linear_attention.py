@@ -39,7 +39,6 @@ from nomul.ir.graph import Node
 
 CHUNK = 32  # tokens, a panel of keys
 ROWS = 16  # queries whose results are computed together; they see keys of their chunk up to a multiple of this
-MEMBERS = 8  # heads side by side
 LINE = 16  # elements of a cache line
 
 Expr = Any
@@ -78,7 +77,7 @@ class _Chunks:
         self.depth, self.width, self.shared = self.q.padded, self.v.size, shared_heads(anchor)
         self.key_heads = int(anchor.args[1].shape[2])
         self.causal, self.normalise = anchor.attrs["causal"], anchor.attrs["normalise"]
-        self.panels, self.most = -(-self.width // PANEL), min(MEMBERS, self.key_heads)
+        self.panels, self.most = -(-self.width // PANEL), min(heads.MEMBERS, self.key_heads)
         self.reach = self.depth + (CHUNK if self.causal else 0)  # elements of a row [phi(Q) | A]
         self.sizes = {
             "keys": CHUNK * self.depth,

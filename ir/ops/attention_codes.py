@@ -29,7 +29,7 @@ def hash_codes(
     return np.einsum("bsha,hma->bshm", kernel, wide(projection)) > 0
 
 
-@op("nn.hamming_attention", Kind.COMPOSED)
+@op("nn.hamming_attention")
 def hamming_attention(
     q: "b[B, S, H, M]", k: "b[B, S, H, M]", v: "f[B, S, H, E]", *, normalise: bool = True
 ) -> "f[B, S, H, E]":

@@ -1,8 +1,6 @@
-"""Binary codes and their attention as products of zeros and ones."""
+"""Binary codes as comparisons."""
 
 from __future__ import annotations
-
-from math import pi
 
 from nomul.ir.graph import Node, Value
 from nomul.ir.shapes import ONE
@@ -32,19 +30,6 @@ class HashCodes(NodeRule):
         kernel = g.ew.sub(g.ew.exp(g.ew.mul(distance, -0.5 / node.attrs["sigma"])), centre)
         bits = g.nn.matmul(by_heads(g, kernel), swapped(g, projection))
         return by_heads(g, g.ew.gt(bits, 0.0))
-
-
-class HammingAttention(NodeRule):
-    """hamming_attention -> products of bits as numbers with the values."""
-
-    ops = ("nn.hamming_attention",)
-
-    def apply(self, g: Rewriter, node: Node) -> Value | None:
-        v = by_heads(g, need(node, 2))
-        q, k = (by_heads(g, g.ew.cast(need(node, position), dtype=v.dtype)) for position in (0, 1))
-        far = g.ew.mul(g.nn.matmul(q, g.nn.matmul(swapped(g, k), v)), 1 / pi)
-        y = by_heads(g, g.ew.add(g.ew.mul(v, 0.5), far))
-        return _unit(g, y) if node.attrs["normalise"] else y
 
 
 def _unit(g: Rewriter, x: Value) -> Value:
