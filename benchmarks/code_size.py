@@ -1,4 +1,4 @@
-"""Where the bytes of a library that are not weights go: `python benchmarks/code_size.py [--model NAME]`.
+"""Where the bytes of a library that are not weights go: `python benchmarks/code_size.py [--model NAME] [--recipe R]`.
 
 For each model of benchmarks/models.py one artifact for every level of x86-64 Linux: code and constants of kernels of
 each level that has code of its own, as LLVM makes them at its level 3, at level 2 as we use it, and at level 2 with
@@ -69,10 +69,11 @@ def _at_level_3(plain: Any) -> Any:
     return described
 
 
-def measure(entry: models.Entry) -> list[tuple[Any, ...]]:
+def measure(entry: models.Entry, recipe: str | None = None) -> list[tuple[Any, ...]]:
     """Rows of the table for one model."""
     subject = entry.load()
     options = dict(subject.options)
+    label = f"{entry.name} {recipe}" if recipe else entry.name
     sizes = Measure()
     with (
         tempfile.TemporaryDirectory() as name,
@@ -85,29 +86,32 @@ def measure(entry: models.Entry) -> list[tuple[Any, ...]]:
             dims=entry.dims,
             output=Path(name) / "model.so",
             target=TARGET,
+            recipe=recipe,
             **options,
         )
         whole = artifact.path.stat().st_size - artifact.facts["weights"]["bytes"]
     facts = len(pack_facts(artifact.facts))
     totals = [sum(row[column] for row in sizes.rows) for column in (2, 3, 4)]
-    rows: list[tuple[Any, ...]] = [(entry.name, *row) for row in sizes.rows]
-    rows.append((entry.name, "all", "", *totals))
-    rows.append((entry.name, "driver, runtime, tables", "", "", "", whole - facts - sizes.bytes))
-    rows.append((entry.name, "facts", "", "", "", facts))
-    rows.append((entry.name, "library without weights", "", "", "", whole))
+    rows: list[tuple[Any, ...]] = [(label, *row) for row in sizes.rows]
+    rows.append((label, "all", "", *totals))
+    rows.append((label, "driver, runtime, tables", "", "", "", whole - facts - sizes.bytes))
+    rows.append((label, "facts", "", "", "", facts))
+    rows.append((label, "library without weights", "", "", "", whole))
     return rows
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", default=[], help="only models whose name contains this")
+    parser.add_argument("--recipe", action="append", default=[], help="with such weights (default: in f32)")
     arguments = parser.parse_args()
     rows: list[tuple[Any, ...]] = []
     for entry in models.entries():
         if arguments.model and not any(part in entry.name for part in arguments.model):
             continue
         try:
-            rows += measure(entry)
+            for recipe in arguments.recipe or [None]:
+                rows += measure(entry, recipe)
         except (real_models.PackageMissing, ImportError) as error:
             print(f"skipped {entry.name}: {error}", file=sys.stderr)
     table("", COLUMNS, [tuple(map(str, row)) for row in rows])

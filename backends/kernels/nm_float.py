@@ -15,14 +15,15 @@ from nomul.backends.group import Group
 from nomul.backends.kernels import encoded
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
-from nomul.backends.tir.body import either, index, let, loop, when
+from nomul.backends.tir.body import either, index, let, loop
 from nomul.backends.tir.output import Part
 from nomul.backends.tir.register_tile import PANEL
 from nomul.backends.tir.sparse_floats import SparseFloats, SparseUnits, field_types
-from nomul.backends.tir.sparse_rows import SparseRows, most_rows
+from nomul.backends.tir.sparse_rows import SparseRows, tile_rows
 from nomul.ir.graph import Node, Value
 
 RANK = 20
+_TILES = 2  # of rows that follow the weights, at most
 
 Expr = Any
 
@@ -50,9 +51,9 @@ class _Product(encoded.FloatProduct):
     def __init__(self, frame: KernelFrame, anchor: Node) -> None:
         super().__init__(frame, anchor)
         low, high = self.source.count.bounds(frame.group.ranges)
-        most = most_rows(frame.target, self._units.encoding.m) if anchor.op == "nn.linear" else 0
-        self._few, self._has_more = most, high > most
-        self._rows = SparseRows(self._units, self.scratch, most) if low <= most else None
+        tile = tile_rows(frame.target, self._units.encoding.m) if anchor.op == "nn.linear" else 0
+        self._few, self._has_more = _TILES * tile, high > _TILES * tile
+        self._rows = SparseRows(self._units, self.scratch, tile, self._few) if low <= self._few else None
 
     def make_panel(self, w: Value) -> encoded.Floats:
         encoding: Any = w.type.encoding
@@ -77,11 +78,7 @@ class _Product(encoded.FloatProduct):
         """A tile is a panel."""
         rows.prepare(self.source.fetch(index(0), count), count)
         with loop("tile", self.frame.end - self.frame.begin, self.frame.begin) as panel:
-            below = 0
-            for height in rows.heights:
-                with when(tirx.all(count > below, count <= height)):
-                    rows.emit(height, panel, self.output.sums)
-                below = height
+            rows.emit(panel, count, self.output.sums)
             column = let("column", panel * PANEL)
             used = let("used", tirx.min(index(PANEL), index(self.width) - column))
             self.output.write_rows(Part(count, self.place_behind(index(0)), self.width, column, used))

@@ -30,7 +30,7 @@ def test_linear(on: str) -> None:
     groups = [linear(parse_encoding(text), depth) for text, depth in cases]
     runs = compile_kernels(all_kernels()["nn.linear/nm/sparse_floats"], groups, level(on))
     for number, ((text, depth), run) in enumerate(zip(cases, runs, strict=True)):
-        for rows in (1, 2, 3, 25, 67)[number % 2 :: 2]:
+        for rows in (1, 2, 3, 7, 8, 25, 4)[number % 2 :: 2]:
             x = activations(np.random.default_rng(rows), False, rows, depth)
             w = weight(parse_encoding(text), number, WIDTH, depth)
             check(run, x, w, act=False, exact=False, pieces=1 + rows % 3)
