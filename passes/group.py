@@ -21,7 +21,7 @@ VIEW_OPERANDS = {
     "nn.attention": (0, 1, 2),
     "nn.attention_parts": (0, 1, 2),
     "nn.quantised_attention": (4,),
-    "nn.linear_attention": (0, 1, 2),
+    "nn.linear_attention": (0, 1, 2, 3),
     "nn.hamming_attention": (0, 1, 2),
     "nn.matmul": (0, 1),
     "nn.linear": (0,),

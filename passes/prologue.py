@@ -24,7 +24,7 @@ def is_costly(node: Node) -> bool:
 _NEIGHBOURS = {  # operands whose elements along the last axis a kernel wants one behind the other
     "nn.attention": (1,),
     "nn.attention_parts": (1, 2),
-    "nn.linear_attention": (0, 1, 2),
+    "nn.linear_attention": (0, 1, 2, 3),
     "nn.hamming_attention": (0, 1, 2),
 }
 

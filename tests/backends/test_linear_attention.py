@@ -13,7 +13,7 @@ from nomul.backends.registry import all_kernels
 from nomul.ir.builder import Builder
 from nomul.ir.types import Tensor
 
-CHUNKS = "nn.linear_attention/f32/chunks"
+CHUNKS, STEPS = "nn.linear_attention/f32/chunks", "nn.linear_attention/f32/steps"
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Form:
     heads: tuple[int, int] = (2, 2)
     sizes: tuple[int, int] = (16, 16)
     tail: bool = False
+    decay: bool = False
 
     @property
     def causal(self) -> bool:
@@ -45,6 +46,12 @@ FORMS = [
     Form({"map": "elu"}, heads=(11, 11), sizes=(9, 6)),
     Form(CAUSAL | {"map": "elu"}, heads=(20, 10), sizes=(8, 12)),
 ]
+GATED = [
+    Form(CAUSAL | {"map": "softmax", "normalise": False}, sizes=(64, 64), decay=True),
+    Form(CAUSAL | {"map": "elu"}, heads=(4, 2), sizes=(17, 19), tail=True, decay=True),
+    Form(CAUSAL | {"map": "relu", "eps": 1e-3}, heads=(3, 1), sizes=(5, 70), decay=True),
+    Form(CAUSAL | {"normalise": False}, sizes=(1, 1), decay=True),
+]
 SIZES = [{"B": 2, "S": 1, "T": 1}, {"B": 1, "S": 67, "T": 130}, {"B": 2, "S": 200, "T": 64}]
 
 
@@ -56,11 +63,14 @@ def group_of(form: Form) -> Any:
         Tensor.of("f32", "B", keys, groups, depth),
         Tensor.of("f32", "B", keys, groups, width),
     ]
+    if form.decay:
+        types.append(types[1])
     if form.tail:
         types.append(Tensor.of("f32", "B", "S", heads, width))
 
-    def build(b: Builder, q: Any, k: Any, v: Any, *tail: Any) -> Any:
-        y = b.nn.linear_attention(q, k, v, **form.attrs)
+    def build(b: Builder, *operands: Any) -> Any:
+        tail = operands[-1:] if form.tail else ()
+        y = b.nn.linear_attention(*operands[: len(operands) - len(tail)], **form.attrs)
         return b.ew.tanh(b.ew.add(y, tail[0])) if tail else y
 
     return make_group(build, *types)
@@ -72,20 +82,30 @@ def arrays_of(kernel: CompiledKernel, dims: dict[str, int]) -> list[np.ndarray]:
     return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize("on", every_level())
-def test_forms(on: str) -> None:
-    kernels = compile_kernels(all_kernels()[CHUNKS], [group_of(form) for form in FORMS], level(on))
-    for kernel in kernels:
+def check(kernels: list[CompiledKernel], forms: list[Form]) -> None:
+    for kernel, form in zip(kernels, forms, strict=True):
         for dims in SIZES:
             arrays = arrays_of(kernel, dims)
+            if form.decay:
+                arrays[3] = -np.abs(arrays[3]) * 2
             used = {name: dims[name] for name in kernel.group.dims}
             expected = reference(kernel.group, arrays, used)[0]
             close(kernel(*arrays, dims=used, pieces=3)[0], expected, 1e-5)
 
 
+@pytest.mark.parametrize("on", every_level())
+def test_forms(on: str) -> None:
+    check(compile_kernels(all_kernels()[CHUNKS], [group_of(form) for form in FORMS], level(on)), FORMS)
+
+
+@pytest.mark.parametrize("on", every_level())
+def test_sums_that_shrink(on: str) -> None:
+    check(compile_kernels(all_kernels()[STEPS], [group_of(form) for form in GATED], level(on)), GATED)
+
+
 def test_memory_does_not_grow_with_tokens() -> None:
-    built = all_kernels()[CHUNKS].build(group_of(FORMS[5]), level(every_level()[0]))
-    assert built.scratch.value is not None
+    for name, form in ((CHUNKS, FORMS[5]), (STEPS, GATED[0])):
+        assert all_kernels()[name].build(group_of(form), level(every_level()[0])).scratch.value is not None
 
 
 def test_refuses_what_it_cannot_do() -> None:
@@ -93,6 +113,8 @@ def test_refuses_what_it_cannot_do() -> None:
     heads = [Tensor.of("f32", 1, 4, 2, 8)] * 4
     group = make_group(lambda b, *x: b.nn.linear_attention(*x, causal=True), *heads)
     assert accepts(group) == "sums that shrink go token by token"
+    group = make_group(lambda b, *x: b.nn.linear_attention(*x, causal=True), *heads[:3])
+    assert all_kernels()[STEPS].accepts(group) == "nothing shrinks the sums"
     half = [Tensor.of("f16", 1, 4, 2, 8)] * 3
     assert accepts(make_group(lambda b, *x: b.nn.linear_attention(*x), *half)) == "operands are not f32"
 
