@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from nomul.ir.dim import Dim, Range
+from nomul.ir.dim import Dim, Range, product
 from nomul.ir.graph import Node, Value
 from nomul.ir.shapes import ONE, Shape
 from nomul.ir.types import DType
@@ -99,6 +100,7 @@ class _Reader:
             "ew.mul": self._multiply,
             "ew.div": self._divide,
             "ew.reciprocal": self._reciprocal,
+            "ew.neg": lambda node: self._scaled(node.args[0], -1.0),
             "ew.add": self._add,
             "ew.where": self._where,
             "reduce.sum": self._sum,
@@ -274,4 +276,33 @@ def _regrouped(labels: Sequence[Label], shape: Shape) -> Axes:
     return tuple(axes)
 
 
-__all__ = ["Axes", "Contraction", "Factor", "Label", "contraction"]
+def paired(one: Factor, other: Factor) -> list[tuple[Label, Label]]:
+    """The labels of two factors by place; empty for other shapes."""
+    if [len(axis) for axis in one.axes] != [len(axis) for axis in other.axes]:
+        return []
+    flat = ([label.root() for axis in factor.axes for label in axis] for factor in (one, other))
+    return list(zip(*flat, strict=True))
+
+
+def place(factor: Factor, label: Label) -> int:
+    """The axis of a factor that has the label."""
+    return next(place for place, axis in enumerate(factor.axes) if axis and axis[0].root() is label)
+
+
+def arranged(g: Any, factor: Factor, value: Value, lead: Sequence[Label], rest: Sequence[Label | None]) -> Value:
+    """[product of lead, rest...] of a value with the axes of the factor; None is an axis of 1."""
+    wanted = [place(factor, label) for label in (*lead, *rest) if label is not None]
+    units = [axis for axis, labels in enumerate(factor.axes) if not labels]
+    turned = g.view.transpose(value, perm=(*units, *wanted))
+    sizes = [product([label.size for label in lead]), *(ONE if label is None else label.size for label in rest)]
+    result: Value = g.view.reshape(turned, shape=tuple(sizes))
+    return result
+
+
+def restored(g: Any, y: Value, labels: Sequence[Label | None], whole: Contraction, shape: Shape) -> Value:
+    """A value with these labels in the layout of a contraction, whose shape is given."""
+    made = [label for label in labels if label is not None]
+    y = g.view.reshape(y, shape=tuple(label.size for label in made))
+    y = g.view.transpose(y, perm=tuple(made.index(label) for label in whole.free))
+    result: Value = g.view.reshape(y, shape=shape)
+    return result

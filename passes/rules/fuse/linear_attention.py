@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from nomul.ir.dim import Dim, product
 from nomul.ir.graph import Node, Value
-from nomul.ir.shapes import ONE
-from nomul.passes.contraction import Contraction, Factor, Label, contraction
+from nomul.ir.shapes import Shape
+from nomul.passes.contraction import Contraction, Factor, Label, arranged, contraction, paired, place, restored
 from nomul.passes.graph_tools import number, produced_by
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
 
@@ -17,7 +15,7 @@ _MAPS = {"ew.relu": "relu", "ew.exp": "exp"}
 
 
 @dataclass(frozen=True)
-class _Roles:
+class Roles:
     """q [lead, s, d], k [lead, t, d], v [lead, t, e], their axes in any order."""
 
     q: Factor
@@ -28,6 +26,25 @@ class _Roles:
     t: Label
     d: Label
     e: Label
+
+    @property
+    def heads(self) -> Label | None:
+        """The last leading label of a fixed size, as the values have them, or None. One alone in front of tokens is a
+        batch."""
+        if len(self.lead) == 1 and all(place(self.v, label) < place(self.v, self.t) for label in self.lead):
+            return None
+        fixed = [label for label in self.lead if label.size.value is not None]
+        return max(fixed, key=lambda label: place(self.v, label), default=None)
+
+    @property
+    def order(self) -> list[Label]:
+        """The other leading labels, as the values have them."""
+        heads = self.heads
+        return sorted((label for label in self.lead if label is not heads), key=lambda label: place(self.v, label))
+
+    def back(self, g: Rewriter, y: Value, whole: Contraction, shape: Shape) -> Value:
+        """Results [B, S, H, E] in the layout of the whole product, of that shape."""
+        return restored(g, y, [*self.order, self.s, self.heads, self.e], whole, shape)
 
 
 class LinearAttentionFormula(NodeRule):
@@ -40,25 +57,32 @@ class LinearAttentionFormula(NodeRule):
         whole = contraction(node.result, g.module.dims)
         if len(whole.factors) != 3 or len(whole.divisors) != 1 or len(whole.divisors[0].factors) != 2:
             return None
-        roles = next((found for factors in permutations(whole.factors) if (found := _roles(whole, *factors))), None)
+        roles = roles_of(whole)
         if roles is None:
             return None
         causal, eps = _checked(whole, roles)
         map, q, k = _mapped(roles)
-        heads = _heads(roles)
-        lead = [label for label in roles.v.labels if label in roles.lead and label is not heads]
-        order = sorted(lead, key=lambda label: _place(roles.v, label))
-        q = _arranged(g, roles.q, q, (*order,), (roles.s, heads, roles.d))
-        k = _arranged(g, roles.k, k, (*order,), (roles.t, heads, roles.d))
-        v = _arranged(g, roles.v, roles.v.value, (*order,), (roles.t, heads, roles.e))
+        q, k, v = by_tokens(g, roles, q, k)
         y = g.nn.linear_attention(q, k, v, map=map, causal=causal, eps=eps)
-        made = [label for label in (*order, roles.s, heads, roles.e) if label is not None]
-        y = g.view.reshape(y, shape=tuple(label.size for label in made))
-        y = g.view.transpose(y, perm=tuple(made.index(label) for label in whole.free))
-        return g.view.reshape(y, shape=node.result.shape)
+        return roles.back(g, y, whole, node.result.shape)
 
 
-def _roles(whole: Contraction, q: Factor, k: Factor, v: Factor) -> _Roles | None:
+def by_tokens(g: Rewriter, roles: Roles, q: Value, k: Value) -> tuple[Value, Value, Value]:
+    """Queries, keys (or what they are maps of, with the same axes) and values as [B, tokens, H, size]."""
+    heads, lead = roles.heads, roles.order
+    return (
+        arranged(g, roles.q, q, lead, (roles.s, heads, roles.d)),
+        arranged(g, roles.k, k, lead, (roles.t, heads, roles.d)),
+        arranged(g, roles.v, roles.v.value, lead, (roles.t, heads, roles.e)),
+    )
+
+
+def roles_of(whole: Contraction) -> Roles | None:
+    """Queries, keys and values of a product of three, or None."""
+    return next((found for factors in permutations(whole.factors, 3) if (found := _roles(whole, *factors))), None)
+
+
+def _roles(whole: Contraction, q: Factor, k: Factor, v: Factor) -> Roles | None:
     """Which factor is what, or None."""
     free = frozenset(whole.free)
     lead = q.labels & k.labels & v.labels
@@ -69,10 +93,10 @@ def _roles(whole: Contraction, q: Factor, k: Factor, v: Factor) -> _Roles | None
     (s,), (t,), (d,), (e,) = parts
     fits = free == lead | {s, e} and len(whole.free) == len(free)
     fits &= (q.labels, k.labels, v.labels) == (lead | {s, d}, lead | {t, d}, lead | {t, e})
-    return _Roles(q, k, v, lead, s, t, d, e) if fits else None
+    return Roles(q, k, v, lead, s, t, d, e) if fits else None
 
 
-def _checked(whole: Contraction, roles: _Roles) -> tuple[bool, float]:
+def _checked(whole: Contraction, roles: Roles) -> tuple[bool, float]:
     """(causal, eps) of a formula with these roles. Raises NoMatch."""
     (below,) = whole.divisors
     token = _divisor_token(below, roles)
@@ -89,10 +113,10 @@ def _checked(whole: Contraction, roles: _Roles) -> tuple[bool, float]:
     return causal, below.added / below.scale
 
 
-def _divisor_token(below: Contraction, roles: _Roles) -> Label | None:
+def _divisor_token(below: Contraction, roles: Roles) -> Label | None:
     """The label of keys in the divisor where that is the sum of q k over keys, else None."""
     for q, k in (below.factors, below.factors[::-1]):
-        pairs = [*_paired(roles.q, q), *_paired(roles.k, k)]
+        pairs = [*paired(roles.q, q), *paired(roles.k, k)]
         names: dict[Label, Label] = {}
         if not pairs or q.value is not roles.q.value or k.value is not roles.k.value:
             continue
@@ -104,15 +128,7 @@ def _divisor_token(below: Contraction, roles: _Roles) -> Label | None:
     return None
 
 
-def _paired(one: Factor, other: Factor) -> list[tuple[Label, Label]]:
-    """The labels of two factors by place; empty for other shapes."""
-    if [len(axis) for axis in one.axes] != [len(axis) for axis in other.axes]:
-        return []
-    flat = ([label.root() for axis in factor.axes for label in axis] for factor in (one, other))
-    return list(zip(*flat, strict=True))
-
-
-def _mapped(roles: _Roles) -> tuple[str, Value, Value]:
+def _mapped(roles: Roles) -> tuple[str, Value, Value]:
     """(map, queries, keys): the feature map that both have, and what it is a map of."""
     found = [_map(factor, roles.d) for factor in (roles.q, roles.k)]
     if found[0][0] != found[1][0]:
@@ -138,22 +154,3 @@ def _operand(node: Node) -> Value:
     value = node.args[0]
     assert value is not None
     return value
-
-
-def _heads(roles: _Roles) -> Label | None:
-    """The last leading label of a fixed size, as the values have them, or None."""
-    fixed = [label for label in roles.lead if label.size.value is not None]
-    return max(fixed, key=lambda label: _place(roles.v, label), default=None)
-
-
-def _place(factor: Factor, label: Label) -> int:
-    return next(place for place, axis in enumerate(factor.axes) if axis and axis[0].root() is label)
-
-
-def _arranged(g: Rewriter, factor: Factor, value: Value, lead: Sequence[Label], rest: Sequence[Label | None]) -> Value:
-    """[product of lead, tokens, heads or 1, size] of a value with the axes of the factor."""
-    wanted = [_place(factor, label) for label in (*lead, *rest) if label is not None]
-    units = [place for place, axis in enumerate(factor.axes) if not axis]
-    turned = g.view.transpose(value, perm=(*units, *wanted))
-    sizes: list[Dim] = [product([label.size for label in lead]), *(ONE if one is None else one.size for one in rest)]
-    return g.view.reshape(turned, shape=tuple(sizes))

@@ -10,6 +10,7 @@ from test_torch_attention_forms import fused
 from torch_models import imported, same, torch
 
 from nomul.ir.errors import NomulError
+from nomul.ir.graph import Module
 from nomul.passes.runner import PassRunner
 from nomul.phases import phases
 
@@ -105,10 +106,61 @@ DYNAMIC: dict[str, Any] = {"dynamic_shapes": ({0: "B", 1: "S"},), "dims": {"B": 
 def test_linear_attention(formula: Formula, options: dict[str, Any]) -> None:
     model, inputs = Block(formula).eval(), (torch.randn(2, 11, WIDTH),)
     module = fused(model, inputs, **options)
-    ops = [node.op for node in module.main.nodes if node.op.partition(".")[0] != "view"]
-    assert ops == ["nn.linear", "nn.linear_attention", "nn.linear"]
+    assert ops_of(module) == ["nn.linear", "nn.linear_attention", "nn.linear"]
     node = next(node for node in module.main.nodes if node.op == "nn.linear_attention")
     assert (node.attrs["map"], node.attrs["causal"]) == LINEAR[formula]
+    same(module, model, inputs, tolerance=1e-4)
+
+
+class Hedgehog(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """As lolcats has it: learned maps of queries and keys, and the quadratic form with a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = torch.nn.ParameterList([torch.randn(HEADS, SIZE, 6) for _ in range(2)])
+
+    def features(self, x: Any, weights: Any) -> Any:
+        y = torch.einsum("hdf,bhld->bhlf", weights, x)
+        return torch.cat([y.softmax(-1), (-y).softmax(-1)], -1).clamp(min=1e-12)
+
+    def forward(self, q: Any, k: Any, v: Any) -> Any:
+        q, k, v = heads_first(q, k, v)
+        q, k = (self.features(x, weights) for x, weights in zip((q, k), self.maps, strict=True))
+        weights = torch.einsum("bhmd,bhnd->bhmn", q, k).tril()
+        return torch.einsum("bhmn,bhnd->bhmd", weights / weights.sum(-1, keepdim=True), v).transpose(1, 2)
+
+
+def hamming(q: Any, k: Any, v: Any) -> Any:
+    """ShiftAddViT's: half of the values and sums of those whose codes have bits in common."""
+
+    def codes(x: Any) -> Any:
+        x = x / x.norm(dim=-1, keepdim=True)
+        return (x > x.mean()).to(x.dtype)
+
+    q, k, v = heads_first(q, k, v)
+    y = 0.5 * v + 1 / torch.pi * (codes(q) @ (codes(k).transpose(-2, -1) @ v))
+    return (y / y.norm(dim=-1, keepdim=True)).transpose(1, 2)
+
+
+def ops_of(module: Module) -> list[str]:
+    return [node.op for node in module.main.nodes if node.op.partition(".")[0] != "view"]
+
+
+@pytest.mark.parametrize("options", [{}, DYNAMIC], ids=["static", "dynamic"])
+def test_hedgehog(options: dict[str, Any]) -> None:
+    model, inputs = Block(Hedgehog()).eval(), (torch.randn(2, 11, WIDTH),)
+    module = fused(model, inputs, **options)
+    ops = ops_of(module)
+    assert ops == ["nn.linear", "nn.hedgehog_map", "nn.hedgehog_map", "nn.linear_attention", "nn.linear"]
+    same(module, model, inputs, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, DYNAMIC], ids=["static", "dynamic"])
+def test_hamming(options: dict[str, Any]) -> None:
+    model, inputs = Block(hamming).eval(), (torch.randn(2, 11, WIDTH),)
+    module = fused(model, inputs, **options)
+    ops = ops_of(module)
+    assert ops == ["nn.linear", "nn.hamming_codes", "nn.hamming_codes", "nn.hamming_attention", "nn.linear"]
     same(module, model, inputs, tolerance=1e-4)
 
 
