@@ -36,12 +36,12 @@ def line(row: dict[str, Any]) -> str:
 
 def print_results(result: dict[str, Any]) -> None:
     """All of it, for the terminal."""
-    show(COLUMNS, _cells, _limits(result), result)
+    show(COLUMNS, _cells, limit_lines(result), result)
 
 
 def update_docs(result: dict[str, Any]) -> None:
     """Replaces the results in docs/benchmarks.md."""
-    put(PAGE, (START, END), COLUMNS, _cells, _limits(result), result)
+    put(PAGE, (START, END), COLUMNS, _cells, limit_lines(result), result)
 
 
 def show(columns: Sequence[str], cells: Cells, limits: Iterable[str], result: Result) -> None:
@@ -73,7 +73,8 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> lis
     return [head, "|" + "---|" * len(columns), *body]
 
 
-def _limits(result: dict[str, Any]) -> Iterator[str]:
+def limit_lines(result: dict[str, Any]) -> Iterator[str]:
+    """What the machine did, before and after."""
     for when in ("before", "after"):
         for limit in result[f"limits_{when}"]:
             rates = f"{limit['gflops']:.0f} GFLOPS, {limit['read_gbs']:.1f} GB/s read"

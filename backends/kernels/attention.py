@@ -8,7 +8,6 @@ V is packed or transposed, the softmax sums nothing across lanes, and both produ
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,6 +158,7 @@ class Attention:
     def emit(self) -> None:
         most_keys = int(min(KEYS, self.keys.bounds(self.frame.group.ranges)[1]))
         self.folds = local("folds", "float32", _VECTORS * self.lanes)  # running maxima, then sums, in registers
+        self.pending = local("pending", "int64", 1)  # the last kept block
         self.prepare(most_keys)
         by_values = InnerKernel(self.tile, [self.width])
         blocks = let("query_blocks", self.frame.size(ceil_div(self.queries, PANEL)))
@@ -169,6 +169,7 @@ class Attention:
             count = let("count", tirx.min(index(PANEL), self.frame.size(self.queries) - first))
             tile = Tile(batch, let("head", head_number - batch * self.heads), first, count)
             self.pack_queries(tile)
+            self._fetch_rows(tile)
             self._clear()
             self._blocks(tile, by_values)
             self._finish(tile)
@@ -181,19 +182,31 @@ class Attention:
         """All blocks of keys that a query of the tile may see."""
         first, end = self.hidden.enter(tile)
         seen, begin = let("seen", end), let("first_block", tirx.truncdiv(first, index(KEYS)))
-        with loop("block", tirx.truncdiv(seen + (KEYS - 1), index(KEYS)) - begin, begin) as block:
-            start = let("start", block * KEYS)
-            keys = let("keys", tirx.min(index(KEYS), seen - start))
-            with self._where_kept(tile, start):
-                self._block(tile, start, keys, by_values)
+        count = let("blocks", tirx.truncdiv(seen + (KEYS - 1), index(KEYS)) - begin)
+        if self.tiles is not None:
+            self._kept_blocks(tile, begin, count, seen, by_values)
+            return
+        with loop("block", count, begin) as block:
+            self._block(tile, let("start", block * KEYS), index(KEYS), seen, by_values)
 
-    def _where_kept(self, tile: Tile, start: Expr) -> AbstractContextManager[None]:
-        """A block of code that runs unless the mask of tiles skips this block of keys."""
-        if self.tiles is None:
-            return nullcontext()
+    def _kept_blocks(self, tile: Tile, begin: Expr, count: Expr, seen: Expr, by_values: InnerKernel) -> None:
+        """Those that the mask of tiles keeps; work on one starts when the next is known, which it brings near."""
+        store(self.pending, 0, index(-1))
+        with loop("block", count + 1, begin) as block:
+            start = let("start", tirx.max(index(0), tirx.min(block * KEYS, seen - 1)))
+            is_end = tirx.EQ(block, begin + count)
+            with when(tirx.Or(is_end, self._is_kept(tile, start))):
+                with when(self.pending[0] >= 0):
+                    waiting = let("waiting", self.pending[0])
+                    ahead = let("ahead", (block - waiting) * KEYS)
+                    self._block(tile, let("start", waiting * KEYS), ahead, seen, by_values)
+                store(self.pending, 0, block)
+
+    def _is_kept(self, tile: Tile, start: Expr) -> Expr:
+        tiles = self.tiles
+        assert tiles is not None
         places = [let("place", tirx.truncdiv(token, index(self.anchor.attrs["tile"]))) for token in (tile.first, start)]
-        outer = (along(self.tiles, 0, tile.batch), along(self.tiles, 1, tile.head))
-        return when(self.frame.read(self.tiles, (*outer, *places)))
+        return self.frame.read(tiles, (along(tiles, 0, tile.batch), along(tiles, 1, tile.head), *places))
 
     # -- the parts of a tile -----------------------------------------------------------------------------------
     def pack_queries(self, tile: Tile) -> None:
@@ -207,6 +220,17 @@ class Attention:
                 element = buffer[start + d * self.frame.size(strides[3])]
                 store(self.work, d * PANEL + lane, element * tirx.FloatImm("float32", self.scale))
 
+    def _fetch_rows(self, tile: Tile) -> None:
+        """Bring the rows that the tile writes, and those of the next tile's queries, near while keys are worked on."""
+        base = let("next_base", self._base(self.q, tile.batch, tile.head))
+        result = self.frame.results[0]
+        with loop("lane", PANEL) as lane:
+            row = let("row", tile.first + lane)
+            place = self.frame.offset(self.anchor.result.shape, (tile.batch, row, tile.head, index(0)))
+            prefetch(self.frame.buffer(result), let("place", place), self.width, 2)
+            query = let("query", base + (row + PANEL) * self.frame.size(self.q.strides[1]))
+            prefetch(self.frame.buffer(self.q.source), query, self.depth, 2)
+
     def _clear(self) -> None:
         """The first block multiplies the sums by 0, so any number will do; zeros would become a call of memset."""
         with loop("place", self.width * PANEL // self.lanes) as place:
@@ -215,7 +239,9 @@ class Attention:
             store_vector(self.work, self.state + column, self._constant(LOWEST))
             store_vector(self.work, self.state + PANEL + column, self._constant(0.0))
 
-    def _block(self, tile: Tile, start: Expr, keys: Expr, by_values: InnerKernel) -> None:
+    def _block(self, tile: Tile, start: Expr, ahead: Expr, seen: Expr, by_values: InnerKernel) -> None:
+        """Keys from `start` on, of those before `seen`.  ahead: how far away the next block is."""
+        keys = let("keys", tirx.min(index(KEYS), seen - start))
         head = tirx.truncdiv(tile.head, index(self.shared)) if self.shared > 1 else tile.head
         k_start, v_start = (
             let("start", self._base(view, tile.batch, head) + start * self.frame.size(view.strides[1]))
@@ -227,7 +253,7 @@ class Attention:
         if self.relative is not None:
             self.relative.apply(self.work, self.scores, tile, start, keys, self.lanes)
         self.hidden.apply(self.work, self.scores, start, keys, self.lanes)
-        self._starts = k_start, v_start
+        self._starts, self._ahead = (k_start, v_start), ahead
         self._softmax(keys)
         v_rows = Rows(self.frame.buffer(self.v.source), v_start, self.frame.size(self.v.strides[3]))
         over = Reduction(1, ((keys, self.frame.size(self.v.strides[1])),))
@@ -244,7 +270,7 @@ class Attention:
     def _fetch_next(self, key: Expr) -> None:
         """Bring a key and its value of the next block near: rows of one head are too far apart for the machine to."""
         for view, start, size in zip((self.k, self.v), self._starts, (self.depth, self.width), strict=True):
-            place = start + (key + KEYS) * self.frame.size(view.strides[1])
+            place = start + (key + self._ahead) * self.frame.size(view.strides[1])
             prefetch(self.frame.buffer(view.source), let("next", place), size, 2)
 
     def _keep_scores(self, row: Expr, column: Expr, sums: Expr) -> None:

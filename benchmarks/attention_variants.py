@@ -1,0 +1,104 @@
+"""The attention variants of benchmarks/attention.py: their graphs, and numbers to run them on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nomul.ir.builder import Builder
+from nomul.ir.graph import Func, Module, Value
+from nomul.ir.types import Tensor
+
+HEADS, SIZE, TILE, WINDOW = 8, 64, 64, 512
+
+
+@dataclass(frozen=True)
+class Variant:
+    """op, attrs: of the node.  seen: how many (query, key) pairs a head computes of so many tokens; None: it grows with
+    the tokens alone.  tiles: the share of tiles that are kept.  decodes: one query, tokens are keys."""
+
+    name: str
+    op: str = "attention"
+    attrs: Mapping[str, Any] | None = None
+    seen: Callable[[int], float] | None = None
+    tiles: float = 0.0
+    decodes: bool = False
+
+    def fits(self, tokens: int) -> bool:
+        return self.op != "sparse_linear_attention" or tokens >= 10 * TILE
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether other libraries have it without a mask."""
+        return self.op == "attention" and not self.tiles and set(self.attrs or {}) <= {"causal"}
+
+    @property
+    def is_causal(self) -> bool:
+        return bool((self.attrs or {}).get("causal"))
+
+
+def _window_pairs(tokens: int) -> float:
+    short = min(tokens, WINDOW)
+    return short * (short + 1) / 2 + max(0, tokens - WINDOW) * WINDOW
+
+
+VARIANTS = (
+    Variant("softmax", seen=lambda n: n * n),
+    Variant("softmax, int8 scores", attrs={"scores": "i8"}, seen=lambda n: n * n),
+    Variant("causal", attrs={"causal": True}, seen=lambda n: n * (n + 1) / 2),
+    Variant("window", attrs={"causal": True, "window": WINDOW}, seen=_window_pairs),
+    Variant("tiles 25 %", attrs={"tile": TILE}, seen=lambda n: 0.25 * n * n, tiles=0.25),
+    Variant("tiles 10 %", attrs={"tile": TILE}, seen=lambda n: 0.10 * n * n, tiles=0.10),
+    Variant("linear", "linear_attention", {"map": "elu"}),
+    Variant("linear causal", "linear_attention", {"map": "elu", "causal": True}),
+    Variant("hamming", "hamming_attention"),
+    Variant("sparse-linear 90 %", "sparse_linear_attention", {"block": TILE}),
+    Variant("decode", decodes=True),
+)
+
+
+def module_of(variant: Variant, tokens: int) -> Module:
+    bits = variant.op == "hamming_attention"
+    queries = 1 if variant.decodes else tokens
+    shapes = {"q": (1, queries, HEADS, SIZE), "k": (1, tokens, HEADS, SIZE), "v": (1, tokens, HEADS, SIZE)}
+    params = [
+        Value(name, Tensor.of("bool" if bits and name != "v" else "f32", *shape)) for name, shape in shapes.items()
+    ]
+    if variant.tiles:
+        blocks = -(-tokens // TILE)
+        params.append(Value("tiles", Tensor.of("bool", 1, 1, blocks, blocks)))
+    func = Func("main", params)
+    func.returns = [_result(variant, Builder(func), params, tokens)]
+    module = Module()
+    module.add_func(func)
+    return module
+
+
+def _result(variant: Variant, build: Builder, params: list[Value], tokens: int) -> Value:
+    attrs = dict(variant.attrs or {})
+    if variant.op == "linear_attention":
+        return build.nn.linear_attention(*params, **attrs)
+    if variant.op == "hamming_attention":
+        return build.nn.hamming_attention(*params, **attrs)
+    if variant.op == "sparse_linear_attention":
+        critical = max(1, tokens // TILE // 10)
+        return build.nn.sparse_linear_attention(*params, scale=SIZE**-0.5, critical=critical, **attrs)
+    operands = [*params[:3], None, None, None, params[3]] if variant.tiles else params
+    return build.nn.attention(*operands, scale=SIZE**-0.5, **attrs)
+
+
+def numbers(variant: Variant, tokens: int) -> list[np.ndarray]:
+    """Queries, keys, values, and which tiles are kept."""
+    rng = np.random.default_rng(1)
+    queries = 1 if variant.decodes else tokens
+    arrays = [rng.standard_normal((1, count, HEADS, SIZE)).astype(np.float32) for count in (queries, tokens, tokens)]
+    if variant.op == "hamming_attention":
+        arrays[:2] = [array > 0 for array in arrays[:2]]
+    if variant.tiles:
+        blocks = -(-tokens // TILE)
+        drawn = rng.permuted(np.arange(blocks * blocks).reshape(blocks, blocks), axis=1)
+        arrays.append((np.argsort(drawn, axis=1) < max(1, round(variant.tiles * blocks)))[None, None])
+    return arrays
