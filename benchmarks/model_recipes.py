@@ -67,7 +67,7 @@ def run_entry(entry: Any, recipes: Sequence[str], threads: Sequence[int], second
     samples = [sample_inputs(artifact_specs(plain), pick_dims(plain.dims, case)) for case in entry.cases]
     with tempfile.TemporaryDirectory() as name:
         found = {name: _ours(artifact) for name, artifact in artifacts.items()}
-        found |= {name: _theirs(file) for name, file in _onnx_files(subject, Path(name)).items()}
+        found |= {name: _theirs(file) for name, file in onnx_files(subject, Path(name)).items()}
         scores = _scores(entry.name, found, samples[-1])
         for count in threads:
             for case, values in zip(entry.cases, samples, strict=True):
@@ -104,7 +104,7 @@ def _artifact(entry: Any, subject: Any, recipe: str, keep: Path) -> nomul.Artifa
     return nomul.compile(path)
 
 
-def _onnx_files(subject: Any, folder: Path) -> dict[str, Path]:
+def onnx_files(subject: Any, folder: Path) -> dict[str, Path]:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     floats, target = subject.onnx(folder), folder / "int8.onnx"
