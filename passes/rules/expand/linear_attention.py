@@ -5,7 +5,7 @@ from __future__ import annotations
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node, Value
 from nomul.passes.rule import NodeRule, Rewriter
-from nomul.passes.rules.expand.terms import as_float, by_heads, need, operand, swapped
+from nomul.passes.rules.expand.terms import as_float, by_heads, need, operand, total
 
 
 def features(g: Rewriter, x: Value, name: str) -> Value:
@@ -34,20 +34,20 @@ class HedgehogMap(NodeRule):
 
 
 class InlineAttention(NodeRule):
-    """inline_attention -> two products and two means."""
+    """inline_attention -> linear attention that nothing divides, and two means."""
 
     ops = ("nn.inline_attention",)
 
     def apply(self, g: Rewriter, node: Node) -> Value | None:
-        q, k, v = (by_heads(g, need(node, position)) for position in range(3))
-        scale, count = node.attrs["scale"], as_float(g, k.shape[2], k.dtype)
+        q, k, v = (need(node, position) for position in range(3))
+        scale, count = node.attrs["scale"], as_float(g, k.shape[1], k.dtype)
         share = g.ew.div(scale, count) if isinstance(count, Value) else scale / count
-        means = [g.reduce.mean(x, axes=(2,), keepdims=True) for x in (k, v)]
-        sums = g.ew.mul(g.nn.matmul(swapped(g, k), v), share)
-        rest = g.ew.sub(1.0, g.ew.mul(g.nn.matmul(q, swapped(g, means[0])), scale))
-        y = by_heads(g, g.ew.add(g.nn.matmul(q, sums), g.ew.mul(rest, means[1])))
+        means = [g.reduce.mean(x, axes=(1,), keepdims=True) for x in (k, v)]
+        rest = g.ew.sub(1.0, g.ew.mul(total(g, g.ew.mul(q, means[0]), 3), scale))
+        far = g.nn.linear_attention(q, k, v, map="identity", normalise=False)
+        y = g.ew.add(g.ew.mul(far, share), g.ew.mul(rest, means[1]))
         local = operand(node, 3)
-        return y if local is None else g.ew.add(y, self._neighbours(g, need(node, 2), local, node.attrs["width"]))
+        return y if local is None else g.ew.add(y, self._neighbours(g, v, local, node.attrs["width"]))
 
     def _neighbours(self, g: Rewriter, v: Value, local: Value, width: int) -> Value:
         """Each token's 3 x 3 neighbours in the image by their weights."""
