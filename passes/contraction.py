@@ -146,7 +146,7 @@ class _Reader:
                 return self._scaled(one, factor)
             condition = produced_by(other, "ew.cast")
             if condition is not None and condition.args[0] is not None and condition.args[0].dtype is DType.BOOL:
-                return self._ordered(one, condition.args[0])
+                return self._ordered(node, one, condition.args[0])
         left, right = (self.read(arg) for arg in node.args)
         axes = _aligned(left.axes, right.axes)
         plain = not any(part.divisors or part.is_sum for part in (left, right))
@@ -200,13 +200,13 @@ class _Reader:
     def _where(self, node: Node) -> Contraction | None:
         condition, x, y = node.args
         if number(y) == 0 and condition is not None:
-            return self._ordered(x, condition)
-        return self._ordered(y, condition, hidden=True) if number(x) == 0 and condition is not None else None
+            return self._ordered(node, x, condition)
+        return self._ordered(node, y, condition, hidden=True) if number(x) == 0 and condition is not None else None
 
-    def _ordered(self, value: Value | None, condition: Value, hidden: bool = False) -> Contraction | None:
+    def _ordered(self, node: Node, value: Value | None, condition: Value, hidden: bool = False) -> Contraction | None:
         """The value where the condition says that its last axis is not behind the one before; elsewhere 0."""
         found = self.read(value)
-        if len(found.axes) < 2 or found.added or value is None:
+        if len(found.axes) < 2 or found.added or value is None or node.result.shape != value.shape:
             return None
         query, key = found.axes[-2:]
         judge = Judge((value.shape[-2], value.shape[-1]), self.ranges)

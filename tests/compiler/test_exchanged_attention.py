@@ -83,7 +83,7 @@ FORMS = {
     "sla": {"critical": 0.3, "block": 8},
     "inline": {},
     "hamming": {},
-    "softmax": {},
+    "softmax": {"scores": "i8"},
 }
 
 

@@ -309,3 +309,14 @@ def test_a_recipe_comes_too_late_behind_the_exchange() -> None:
     assert "nn.inline_attention" in [node.op for node in in_time.main.nodes]
     with pytest.raises(NomulError, match="NM019"):
         lower(lower(model(), until="exchange"), recipe=recipe)
+
+
+def test_byte_scores() -> None:
+    """A rule of softmax attention that changes how scores are computed, and nothing else."""
+    x, module = tokens(20), model(causal=True)
+    out = exchanged(module, "softmax", scores="i8")
+    (node,) = out.main.nodes
+    assert node.op == "nn.attention" and node.attrs["scores"] == "i8" and node.attrs["causal"]
+    error = np.abs(result(out, x) - result(module, x)).max()
+    assert 0 < error < 0.05
+    assert exchanged(module, "softmax").main.nodes[0].attrs == module.main.nodes[0].attrs
