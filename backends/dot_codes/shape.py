@@ -40,6 +40,11 @@ class DotShape:
         return -(-self.rows // PANEL)
 
     @property
+    def blocks(self) -> int:
+        """Of 16 rows, that have some: fewer than a panel has where there is but one."""
+        return -(-min(self.rows, PANEL) // BLOCK)
+
+    @property
     def size(self) -> int:
         """Columns of a group."""
         return self.columns // self.groups

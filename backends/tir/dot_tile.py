@@ -26,7 +26,6 @@ from nomul.backends.tir.scratch import Region
 from nomul.backends.tir.vectors import lanes_at, load, prefetch, spread
 
 Expr = Any
-BLOCKS = PANEL // BLOCK
 _AHEAD = 1024 // 4  # elements: how far ahead of their use weights are brought into the second-level cache
 _FAR_AHEAD = 16384 // 4  # the same for those that take longer to multiply than to come
 _SLOW = 8  # dot products of a vector of packed weights from which on that is so
@@ -59,9 +58,10 @@ class Registers:
         """Whether planes are better left in place: that saves shifts, which more rows would share."""
         return self.is_fused and rows <= _IN_PLACE_ROWS and rows * planes * self.blocks <= self.sums
 
-    def width(self, rows: int, planes: int) -> int:
-        """Blocks of 16 columns that a tile takes at once."""
-        return next(b for b in (4, 2, 1) if b == 1 or rows * planes * b * self.blocks <= self.sums)
+    def width(self, rows: int, planes: int, blocks: int) -> int:
+        """Blocks of 16 columns that a tile takes at once, a divisor of `blocks`."""
+        widths = (width for width in range(blocks, 1, -1) if blocks % width == 0)
+        return next((width for width in widths if rows * planes * width * self.blocks <= self.sums), 1)
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,8 @@ class DotTile:
     def passes(self, height: int, weights: Weights, rows: DotRows, row: Expr, part: tuple[Expr, Expr]) -> None:
         """The product of `height` rows from `row` on with one term of a group."""
         planes = max(len(source.shifts) for source in weights.sources(height))
-        blocks = self.registers.width(height, planes)
-        with loop("pass", BLOCKS // blocks) as number:
+        blocks = self.registers.width(height, planes, self.shape.blocks)
+        with loop("pass", self.shape.blocks // blocks) as number:
             column = let("column", number * (blocks * BLOCK))
             tile = _Tile(self, weights, height, blocks * self.registers.blocks, part, column)
             tile.emit(rows, row)

@@ -125,7 +125,7 @@ class UnpackedPanel:
             for number, source in enumerate(sources):
                 start = let("packed", packed.start(group, term, index(number)))
                 target = let("target", self.start(group, term, index(number)))
-                with loop("unit", shape.units) as unit, loop("block", PANEL // BLOCK) as block:
+                with loop("unit", shape.units) as unit, loop("block", shape.blocks) as block:
                     reader = source.reader(let("from", start + unit * source.stride + block * BLOCK))
                     place = let("to", target + unit * (shape.unit // RUN * PANEL) + block * BLOCK)
                     self._fill_unit(reader, place)

@@ -18,7 +18,7 @@ from nomul.backends.target import Target
 from nomul.backends.tir.body import index, let, loop
 from nomul.backends.tir.byte_table import repeated, shuffled_bytes
 from nomul.backends.tir.dot_rows import DotRows
-from nomul.backends.tir.dot_tile import BLOCKS, DotTile, Weights, prefetch_ahead
+from nomul.backends.tir.dot_tile import DotTile, Weights, prefetch_ahead
 from nomul.backends.tir.scratch import Region
 from nomul.backends.tir.sparse_weights import SparseWeights
 from nomul.backends.tir.vectors import load, spread
@@ -48,9 +48,9 @@ class SparseTile(DotTile):
         return 2 if self.shape.codes.offset is None or self.offset != 0 else 1
 
     def passes(self, height: int, weights: Weights, rows: DotRows, row: Expr, part: tuple[Expr, Expr]) -> None:
-        blocks = self.registers.width(height, self.sums_each)
+        blocks = self.registers.width(height, self.sums_each, self.shape.blocks)
         vectors = blocks * self.registers.blocks
-        with loop("pass", BLOCKS // blocks) as number:
+        with loop("pass", self.shape.blocks // blocks) as number:
             column = let("column", number * (blocks * BLOCK))
             for total in range(self.sums_each * height * vectors):
                 self.store_sum(total, spread(tirx.const(0, "int32"), self.lanes))

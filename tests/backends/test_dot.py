@@ -90,6 +90,14 @@ def test_conv2d(on: str) -> None:
     check_images(on, *groups)
 
 
+@pytest.mark.parametrize("on", [BEST, LEVELS[-2]])
+def test_narrow_layers(on: str) -> None:
+    """Blocks of a single panel that have no columns are left out."""
+    for run in compiled(on, *(linear("int4<group=32>", width=width) for width in (1, 12, 24, 33, 48))):
+        for rows in (1, 5, 30):
+            check(run, rows, rows, exact=True, pieces=2)
+
+
 @pytest.mark.parametrize(("low", "high"), [(1, 1), (8, 8), (40, 40)])
 def test_fixed_numbers_of_rows(low: int, high: int) -> None:
     """Only the form that they need is there."""
