@@ -63,9 +63,7 @@ def shape_refusal(anchor: Node, shape: DotShape) -> str | None:
     assert q is not None
     if anchor.op == "nn.quantised_linear" and linear.row_view(q) is None:
         return "rows of the operand are not evenly spaced runs of elements"
-    if LEVELS * max(shape.codes.largest, 255) * shape.size >= 2**31:
-        return "sums of a group do not fit 32 bits"
-    return None
+    return None if shape.sums_fit(LEVELS) else "sums of a group do not fit 32 bits"
 
 
 def shape_of(w: Value) -> DotShape:
