@@ -140,7 +140,6 @@ def attention(sketch: Sketch, op: str, x: Value) -> Value | None:
         kind = sketch.one_of([(x.dtype, -1.5), (DType.BOOL, 1.0)])
         mask = [sketch.add("make.full", shape=square, value=kind[1], dtype=kind[0])]
     rules = {"causal": sketch.flag(), "window": sketch.one_of([0, 2]), "softcap": sketch.one_of([0.0, 2.0])}
-    rules["scores"] = sketch.one_of(["f32", "i8"])
     return sketch.add(op, x, key, key, *mask, scale=0.5, block=sketch.one_of([1, 2]), **rules)
 
 
