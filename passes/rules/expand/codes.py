@@ -19,17 +19,20 @@ class HammingCodes(NodeRule):
 
 
 class HashCodes(NodeRule):
-    """hash_codes -> distances to the anchors, their kernel, and a product with the projection."""
+    """hash_codes -> distances to the anchors, |x|^2 + |a|^2 - 2 x a, their kernel, a product with the projection."""
 
     ops = ("nn.hash_codes",)
 
     def apply(self, g: Rewriter, node: Node) -> Value | None:
         x, anchors, centre, projection = (need(node, position) for position in range(4))
-        away = g.ew.sub(g.view.reshape(x, shape=(*x.shape[:3], ONE, x.shape[3])), anchors)
-        distance = g.reduce.sum(g.ew.mul(away, away), axes=(4,), keepdims=False)
-        kernel = g.ew.sub(g.ew.exp(g.ew.mul(distance, -0.5 / node.attrs["sigma"])), centre)
-        bits = g.nn.matmul(by_heads(g, kernel), swapped(g, projection))
-        return by_heads(g, g.ew.gt(bits, 0.0))
+        heads, count, _ = anchors.shape
+        lengths = [total(g, g.ew.mul(y, y), y.type.rank - 1) for y in (x, anchors)]
+        apart = g.nn.matmul(by_heads(g, x), swapped(g, g.ew.mul(anchors, -2.0)))
+        both = g.ew.add(by_heads(g, lengths[0]), swapped(g, lengths[1]))
+        distance = g.ew.clip(g.ew.add(apart, both), low=0.0)
+        power = g.ew.exp(g.ew.mul(distance, -0.5 / node.attrs["sigma"]))
+        kernel = g.ew.sub(power, g.view.reshape(centre, shape=(heads, ONE, count)))
+        return by_heads(g, g.ew.gt(g.nn.matmul(kernel, swapped(g, projection)), 0.0))
 
 
 def _unit(g: Rewriter, x: Value) -> Value:
