@@ -97,7 +97,7 @@ def test_a_file_says_what_it_is_after(tmp_path: Path) -> None:
 def test_only_passes_behind_that_run() -> None:
     runner = PassRunner()
     runner.run(nomul.lower(small_module(), until="fuse"), phases())
-    assert runner.records[0].phase == "transform"
+    assert runner.records[0].phase == "exchange"
     module = nomul.lower(small_module(), until="fuse")
     module.after = "fuse.simplify"
     runner = PassRunner()
