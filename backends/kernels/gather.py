@@ -45,7 +45,7 @@ def _panel_boxes(group: Group) -> list[boxes.Box]:
 
 
 def _gathered(walk: Walk, node: Node, axes: Axes, least: int = 1) -> Term:
-    """An element of index.gather's result. least: of what vectors of an encoded table's rows must begin at multiples."""
+    """An element of index.gather's result. least: what vectors of an encoded table's rows begin at multiples of."""
     x, indices = node.args
     assert x is not None and indices is not None
     if x.producer is not None:
