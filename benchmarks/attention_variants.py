@@ -94,7 +94,8 @@ def numbers(variant: Variant, tokens: int) -> list[np.ndarray]:
     """Queries, keys, values, and which tiles are kept."""
     rng = np.random.default_rng(1)
     queries = 1 if variant.decodes else tokens
-    arrays = [rng.standard_normal((1, count, HEADS, SIZE)).astype(np.float32) for count in (queries, tokens, tokens)]
+    shapes = [(1, count, HEADS, SIZE) for count in (queries, tokens, tokens)]
+    arrays: list[np.ndarray] = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
     if variant.op == "hamming_attention":
         arrays[:2] = [array > 0 for array in arrays[:2]]
     if variant.tiles:

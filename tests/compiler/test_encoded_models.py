@@ -95,8 +95,8 @@ def test_recipes(recipe: str, tmp_path: Path) -> None:
     (expected,) = interpreter.run(module, image)
     for artifact in compiled(module, tmp_path):
         close(artifact(image)[0], expected, 2e-3)
-    # dense panels are padded to 32 columns
-    assert artifact.facts["weights_bytes"] <= promised_bytes(module) + 4096
+    # panels are padded to 32 columns where dense, 64 for dot products, 128 for look-ups
+    assert artifact.facts["weights_bytes"] <= promised_bytes(module) + 8192
 
 
 def test_portable_c(tmp_path: Path) -> None:
