@@ -77,7 +77,7 @@ class Contraction:
         return replace(self, axes=axes)
 
 
-class _Misfit(Exception):
+class Misfit(Exception):
     """Axes do not belong together."""
 
 
@@ -112,9 +112,9 @@ class _Reader:
         step = self.steps.get(value.producer.op) if value.producer is not None else None
         try:
             found = step(value.producer) if step and value.producer else None
-        except _Misfit:
+        except Misfit:
             found = None
-        return found or _leaf(value)
+        return found or leaf(value)
 
     # -- views ---------------------------------------------------------------------------------------------------
     def _transpose(self, node: Node) -> Contraction:
@@ -123,21 +123,21 @@ class _Reader:
 
     def _reshape(self, node: Node) -> Contraction:
         found = self.read(node.args[0])
-        return replace(found, axes=_regrouped([label for axis in found.axes for label in axis], node.result.shape))
+        return replace(found, axes=regrouped([label for axis in found.axes for label in axis], node.result.shape))
 
     def _expand(self, node: Node) -> Contraction:
         found, shape = self.read(node.args[0]), node.result.shape
         axes = ((),) * (len(shape) - len(found.axes)) + found.axes
-        return replace(found, axes=tuple(axis or _fresh(size) for axis, size in zip(axes, shape, strict=True)))
+        return replace(found, axes=tuple(axis or fresh(size) for axis, size in zip(axes, shape, strict=True)))
 
     # -- products ------------------------------------------------------------------------------------------------
     def _matmul(self, node: Node) -> Contraction | None:
         left, right = (self.read(arg) for arg in node.args)
         if min(len(left.axes), len(right.axes)) < 2:
             return None
-        inner = _merged(left.axes[-1], right.axes[-2])
-        axes = (*_aligned(left.axes[:-2], right.axes[:-2]), left.axes[-2], right.axes[-1])
-        return _product(left, right, axes).without(inner, axes)
+        inner = merged(left.axes[-1], right.axes[-2])
+        axes = (*aligned(left.axes[:-2], right.axes[:-2]), left.axes[-2], right.axes[-1])
+        return multiplied(left, right, axes).without(inner, axes)
 
     def _multiply(self, node: Node) -> Contraction | None:
         for one, other in (node.args, node.args[::-1]):
@@ -148,10 +148,10 @@ class _Reader:
             if condition is not None and condition.args[0] is not None and condition.args[0].dtype is DType.BOOL:
                 return self._ordered(node, one, condition.args[0])
         left, right = (self.read(arg) for arg in node.args)
-        axes = _aligned(left.axes, right.axes)
+        axes = aligned(left.axes, right.axes)
         plain = not any(part.divisors or part.is_sum for part in (left, right))
         inside = set(left.free) <= set(right.free) or set(right.free) <= set(left.free)
-        return None if plain and inside else _product(left, right, axes)
+        return None if plain and inside else multiplied(left, right, axes)
 
     def _scaled(self, value: Value | None, factor: float) -> Contraction | None:
         found = self.read(value)
@@ -162,7 +162,7 @@ class _Reader:
         if given:
             return self._scaled(node.args[0], 1 / given)
         above, below = (self.read(arg) for arg in node.args)
-        axes = _aligned(above.axes, below.axes)
+        axes = aligned(above.axes, below.axes)
         if above.added or below.divisors:
             return None
         return replace(above, axes=axes, divisors=(*above.divisors, below))
@@ -221,18 +221,18 @@ def _is_made(found: Contraction) -> bool:
     return len(found.factors) != 1 or found.is_sum or bool(found.divisors)
 
 
-def _leaf(value: Value) -> Contraction:
-    axes = tuple(_fresh(size) for size in value.shape)
+def leaf(value: Value) -> Contraction:
+    axes = tuple(fresh(size) for size in value.shape)
     return Contraction(axes, (Factor(value, axes),))
 
 
-def _fresh(size: Dim) -> tuple[Label, ...]:
+def fresh(size: Dim) -> tuple[Label, ...]:
     return () if size == ONE else (Label(size),)
 
 
-def _product(left: Contraction, right: Contraction, axes: Axes) -> Contraction:
+def multiplied(left: Contraction, right: Contraction, axes: Axes) -> Contraction:
     if left.added or right.added:
-        raise _Misfit
+        raise Misfit
     return Contraction(
         axes,
         left.factors + right.factors,
@@ -242,37 +242,37 @@ def _product(left: Contraction, right: Contraction, axes: Axes) -> Contraction:
     )
 
 
-def _merged(left: tuple[Label, ...], right: tuple[Label, ...]) -> tuple[Label, ...]:
-    """Labels of two axes that are one. Raises _Misfit."""
+def merged(left: tuple[Label, ...], right: tuple[Label, ...]) -> tuple[Label, ...]:
+    """Labels of two axes that are one. Raises Misfit."""
     if [label.size for label in left] != [label.size for label in right]:
-        raise _Misfit
+        raise Misfit
     for one, other in zip(left, right, strict=True):
         if one.root() is not other.root():
             other.root().same = one.root()
     return left
 
 
-def _aligned(left: Axes, right: Axes) -> Axes:
+def aligned(left: Axes, right: Axes) -> Axes:
     """The axes of two values that are broadcast against each other."""
     rank = max(len(left), len(right))
     wide = [((),) * (rank - len(axes)) + tuple(axes) for axes in (left, right)]
-    return tuple(_merged(one, other) if one and other else one or other for one, other in zip(*wide, strict=True))
+    return tuple(merged(one, other) if one and other else one or other for one, other in zip(*wide, strict=True))
 
 
-def _regrouped(labels: Sequence[Label], shape: Shape) -> Axes:
-    """The labels in order on axes of another shape. Raises _Misfit where an axis is part of a label."""
+def regrouped(labels: Sequence[Label], shape: Shape) -> Axes:
+    """The labels in order on axes of another shape. Raises Misfit where an axis is part of a label."""
     axes, rest = [], list(labels)
     for size in shape:
         taken: list[Label] = []
         total = ONE
         while total != size:
             if not rest:
-                raise _Misfit
+                raise Misfit
             taken.append(rest.pop(0))
             total = total * taken[-1].size
         axes.append(tuple(taken))
     if rest:
-        raise _Misfit
+        raise Misfit
     return tuple(axes)
 
 

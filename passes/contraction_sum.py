@@ -1,0 +1,175 @@
+"""A value as a sum of contractions: what is multiplied with a sum is multiplied with each of its terms, so the same
+formula has the same terms wherever its brackets are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from nomul.ir.dim import Dim, product
+from nomul.ir.graph import Node, Value
+from nomul.passes.contraction import (
+    Axes,
+    Contraction,
+    Label,
+    Misfit,
+    aligned,
+    fresh,
+    leaf,
+    merged,
+    multiplied,
+    regrouped,
+)
+from nomul.passes.graph_tools import number
+
+MOST_TERMS, MOST_NODES = 8, 64  # longer sums are none that a rule looks for
+
+
+@dataclass(frozen=True)
+class Term(Contraction):
+    """A contraction without order, divisors or added number, divided by each of `counts`, which are not known yet."""
+
+    counts: tuple[Dim, ...] = ()
+
+    def share(self, count: Dim, power: int) -> float | None:
+        """The number that it is scaled by, times count ** power; None where that still depends on a count."""
+        if count.value is not None:
+            return None if self.counts else self.scale * count.value**power
+        return self.scale if product(self.counts) == product([count] * power) else None
+
+
+Sum = list[Term]  # all over the same axes, the labels of a term's factors among them or summed
+
+
+def terms_of(value: Value) -> Sum:
+    """The terms of a value, at the least itself."""
+    return _SumReader().read(value)
+
+
+@dataclass
+class _SumReader:
+    left: int = MOST_NODES
+    steps: dict[str, Callable[[Node], Sum | None]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.steps = {
+            "view.transpose": self._transpose,
+            "view.reshape": self._reshape,
+            "view.expand": self._expand,
+            "nn.matmul": self._matmul,
+            "ew.mul": self._multiply,
+            "ew.div": self._divide,
+            "ew.neg": lambda node: _scaled(self.read(node.args[0]), -1.0),
+            "ew.add": lambda node: self._add(node, 1.0),
+            "ew.sub": lambda node: self._add(node, -1.0),
+            "reduce.sum": lambda node: self._reduce(node, mean=False),
+            "reduce.mean": lambda node: self._reduce(node, mean=True),
+        }
+
+    def read(self, value: Value | None) -> Sum:
+        assert value is not None
+        self.left -= 1
+        given = number(value)
+        if given is not None:
+            return [Term((), (), given)]
+        step = self.steps.get(value.producer.op) if value.producer is not None and self.left > 0 else None
+        try:
+            found = step(value.producer) if step and value.producer else None
+        except Misfit:
+            found = None
+        return found if found and len(found) <= MOST_TERMS else [_alone(value)]
+
+    # -- views ---------------------------------------------------------------------------------------------------
+    def _transpose(self, node: Node) -> Sum:
+        found = self.read(node.args[0])
+        return _over(found, tuple(found[0].axes[axis] for axis in node.attrs["perm"]))
+
+    def _reshape(self, node: Node) -> Sum:
+        found = self.read(node.args[0])
+        return _over(found, regrouped([label for axis in found[0].axes for label in axis], node.result.shape))
+
+    def _expand(self, node: Node) -> Sum:
+        found, shape = self.read(node.args[0]), node.result.shape
+        axes = ((),) * (len(shape) - len(found[0].axes)) + found[0].axes
+        return _over(found, tuple(axis or fresh(size) for axis, size in zip(axes, shape, strict=True)))
+
+    # -- products ------------------------------------------------------------------------------------------------
+    def _matmul(self, node: Node) -> Sum | None:
+        left, right = (self.read(arg) for arg in node.args)
+        one, other = left[0].axes, right[0].axes
+        if min(len(one), len(other)) < 2:
+            return None
+        inner = merged(one[-1], other[-2])
+        axes = (*aligned(one[:-2], other[:-2]), one[-2], other[-1])
+        found = [_product(first, second, axes) for first in left for second in right]
+        roots = {label.root() for label in inner}
+        return found if all(roots <= term.labels for term in found) else None
+
+    def _multiply(self, node: Node) -> Sum | None:
+        for one, other in (node.args, node.args[::-1]):
+            factor = number(other)
+            if factor is not None:
+                return _scaled(self.read(one), factor)
+        left, right = (self.read(arg) for arg in node.args)
+        axes = aligned(left[0].axes, right[0].axes)
+        pairs = [(first, second) for first in left for second in right]
+        if any(_is_elementwise(*pair) for pair in pairs):
+            return None
+        return [_product(first, second, axes) for first, second in pairs]
+
+    def _divide(self, node: Node) -> Sum | None:
+        given = number(node.args[1])
+        return _scaled(self.read(node.args[0]), 1 / given) if given else None
+
+    # -- sums ----------------------------------------------------------------------------------------------------
+    def _add(self, node: Node, sign: float) -> Sum | None:
+        left, right = (self.read(arg) for arg in node.args)
+        if not any(term.is_sum for term in (*left, *right)):
+            return None
+        axes = aligned(left[0].axes, right[0].axes)
+        return _over(left, axes) + _scaled(_over(right, axes), sign)
+
+    def _reduce(self, node: Node, mean: bool) -> Sum | None:
+        found, gone = self.read(node.args[0]), node.attrs["axes"]
+        before = found[0].axes
+        summed = {label.root() for axis in gone for label in before[axis]}
+        kept = [() if axis in gone else labels for axis, labels in enumerate(before)]
+        axes = kept if node.attrs["keepdims"] else [kept[axis] for axis in range(len(kept)) if axis not in gone]
+        if not mean and not all(summed <= term.labels for term in found):
+            return None
+        return [_mean(term, summed & term.labels) if mean else term for term in _over(found, tuple(axes))]
+
+
+def _alone(value: Value) -> Term:
+    found = leaf(value)
+    return Term(found.axes, found.factors)
+
+
+def _over(terms: Sum, axes: Axes) -> Sum:
+    return [replace(term, axes=axes) for term in terms]
+
+
+def _scaled(terms: Sum, factor: float) -> Sum:
+    return [replace(term, scale=term.scale * factor) for term in terms]
+
+
+def _product(left: Term, right: Term, axes: Axes) -> Term:
+    found = multiplied(left, right, axes)
+    return Term(axes, found.factors, found.scale, counts=left.counts + right.counts)
+
+
+def _is_elementwise(left: Term, right: Term) -> bool:
+    """Whether one of two values is only scaled by the other, element by element."""
+    inside = left.labels <= right.labels or right.labels <= left.labels
+    return bool(left.factors and right.factors) and inside and not (left.is_sum or right.is_sum)
+
+
+def _mean(term: Term, summed: set[Label]) -> Term:
+    """A term that is summed over labels, divided by how many places they have."""
+    scale, counts = term.scale, term.counts
+    for label in summed:
+        if label.size.value is None:
+            counts = (*counts, label.size)
+        else:
+            scale /= label.size.value
+    return replace(term, scale=scale, counts=counts)
