@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from nomul.ir.builder import Builder
@@ -12,38 +14,57 @@ from nomul.ir.types import Tensor
 from nomul.passes.base import Pass, Report
 
 _LAYERS = {"nn.linear": 1, "nn.quantised_linear": 2}  # ops, and the operand that is the weights
-_SIDES = ("value", "rest")  # the first one's layer has no bias
+_SIDES = ("value", "rest")
 
 
 class SplitColumns(Pass):
     """Both sides have encodings with kernels of their own. The columns of the input are gathered for each; of
-    quantised inputs those of the integers, so that both layers share the scales. Convolutions stay as they are: their
-    columns are places of windows, which only the kernel has."""
+    quantised inputs those of the integers, so that both layers share the scales. Layers of one weight share both sides.
+    Convolutions stay as they are: their columns are places of windows, which only the kernel has. So do layers whose
+    quantised inputs scales of columns would multiply."""
 
     name = "split_columns"
 
     def run(self, module: Module, report: Report) -> None:
+        sides: dict[Weight, tuple[_Side, _Side]] = {}
         for node in list(module.main.nodes):
-            weight = node.args[_LAYERS[node.op]] if node.op in _LAYERS else None
-            if isinstance(weight, Weight) and isinstance(weight.type.encoding, Split) and weight.fields:
-                _take_apart(module, module.main, node, weight, weight.type.encoding)
+            weight = _split_weight(node)
+            if weight is not None:
+                if weight not in sides:
+                    sides[weight] = _sides(module, weight)
+                _take_apart(module.main, node, *sides[weight])
                 report.fire(node.op)
 
 
-def _take_apart(module: Module, func: Func, node: Node, weight: Weight, encoding: Split) -> None:
+@dataclass(frozen=True)
+class _Side:
+    """columns: i64, of the input.  scale: by which these are multiplied first, or None.  weight: [N, columns]."""
+
+    columns: Weight
+    scale: Weight | None
+    weight: Weight
+
+
+def _split_weight(node: Node) -> Weight | None:
+    """The weight of a layer that can be taken apart, or None."""
+    weight = node.args[_LAYERS[node.op]] if node.op in _LAYERS else None
+    if not isinstance(weight, Weight) or not isinstance(weight.type.encoding, Split) or not weight.fields:
+        return None
+    return None if weight.type.encoding.columns and node.op == "nn.quantised_linear" else weight
+
+
+def _take_apart(func: Func, node: Node, value: _Side, rest: _Side) -> None:
+    """The layer of the salient columns has no bias."""
     place = _LAYERS[node.op]
     x, bias = node.args[0], node.args[place + 1] if len(node.args) > place + 1 else None
     assert x is not None
     build = Builder(func, before=node, loc=node.loc)
     sums = []
-    for side, columns in zip(_SIDES, _columns(weight, encoding), strict=True):
-        index = module.add_weight(Weight.dense(f"{weight.name}.{side}_columns", columns))
-        part = build.index.gather(x, index, axis=x.type.rank - 1)
-        if side == "rest" and encoding.columns:
-            scale = weight.fields["column_scale"].astype(x.dtype.numpy)
-            part = build.ew.mul(part, module.add_weight(Weight.dense(f"{weight.name}.column_scale", scale)))
-        own = module.add_weight(_side(weight, encoding, side))
-        operands: list[Value | None] = [part, *node.args[1:place], own, bias if side == "rest" else None]
+    for side, own_bias in ((value, None), (rest, bias)):
+        part = build.index.gather(x, side.columns, axis=x.type.rank - 1)
+        if side.scale is not None:
+            part = build.ew.mul(part, side.scale)
+        operands: list[Value | None] = [part, *node.args[1:place], side.weight, own_bias]
         sums.append(build.op(node.op, *operands, **node.attrs))
     total, name = build.ew.add(*sums), node.result.name
     func.replace_all(node.result, total)
@@ -51,16 +72,25 @@ def _take_apart(module: Module, func: Func, node: Node, weight: Weight, encoding
     func.rename(total, name)
 
 
-def _columns(weight: Weight, encoding: Split) -> tuple[np.ndarray, np.ndarray]:
-    """i64: those that are salient, and the others."""
-    salient = weight.fields["salient"].astype(np.int64)
-    return salient, np.setdiff1d(np.arange(int(weight.shape[1]), dtype=np.int64), salient)
+def _sides(module: Module, weight: Weight) -> tuple[_Side, _Side]:
+    """The salient columns, and all others."""
+    encoding = weight.type.encoding
+    assert isinstance(encoding, Split)
+    value, rest = (_side(module, weight, encoding, name) for name in _SIDES)
+    return value, rest
 
 
-def _side(weight: Weight, encoding: Split, side: str) -> Weight:
-    """The weights of one side, which are stored as those of its encoding."""
-    prefix = f"{side}_"
-    rows, columns = encoding.side_shapes(tuple(int(size) for size in weight.shape))[prefix]
-    fields = {name.removeprefix(prefix): field for name, field in weight.fields.items() if name.startswith(prefix)}
-    type = Tensor(weight.dtype, (Dim.of(rows), Dim.of(columns)), encoding.sides[prefix])
-    return Weight(f"{weight.name}.{side}", type, fields)
+def _side(module: Module, weight: Weight, encoding: Split, name: str) -> _Side:
+    """The weights of one side are stored as those of its encoding."""
+    columns, scale = weight.fields["salient"].astype(np.int64), None
+    if name == "rest":
+        columns = np.setdiff1d(np.arange(int(weight.shape[1]), dtype=np.int64), columns)
+        if encoding.columns:
+            factors = weight.fields["column_scale"].astype(weight.dtype.numpy)
+            scale = module.add_weight(Weight.dense(f"{weight.name}.column_scale", factors))
+    index = module.add_weight(Weight.dense(f"{weight.name}.{name}_columns", columns))
+    prefix = f"{name}_"
+    shape = encoding.side_shapes(tuple(int(size) for size in weight.shape))[prefix]
+    fields = {field.removeprefix(prefix): data for field, data in weight.fields.items() if field.startswith(prefix)}
+    type = Tensor(weight.dtype, tuple(map(Dim.of, shape)), encoding.sides[prefix])
+    return _Side(index, scale, module.add_weight(Weight(f"{weight.name}.{name}", type, fields)))

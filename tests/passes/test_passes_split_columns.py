@@ -69,3 +69,43 @@ def test_weights_without_data_stay() -> None:
     module.weights["w"].fields = {}
     kept = PassRunner().apply_all(module, [SplitColumns()])
     assert [node.op for node in kept.main.nodes] == ["nn.linear", "ew.relu"]
+
+
+def two_layers(dtype: str, encoding: str) -> Module:
+    """Two layers of one weight in eight bits."""
+    module = parse_module(
+        f"""nomul.ir 1
+weight @w : {dtype}[{WIDTH}, {DEPTH}] as {encoding}
+func @main(%x: {dtype}[3, {DEPTH}]) -> ({dtype}[3, {WIDTH}], {dtype}[3, {WIDTH}]) {{
+  %y = nn.linear %x, @w {{act="i8"}} : {dtype}[3, {WIDTH}]
+  %t = ew.tanh %x : {dtype}[3, {DEPTH}]
+  %z = nn.linear %t, @w {{act="i8"}} : {dtype}[3, {WIDTH}]
+  return %y, %z
+}}
+"""
+    )
+    weight = module.weights["w"]
+    assert weight.type.encoding is not None
+    weight.fields = weight.type.encoding.pack(np.random.default_rng(2).standard_normal((WIDTH, DEPTH), np.float32))
+    return module
+
+
+def test_layers_of_one_weight_share_both_sides() -> None:
+    apart = PassRunner().apply_all(
+        two_layers("f32", "split<columns=1>"), [QuantiseInputs(), SplitColumns(), DeadCode()]
+    )
+    assert [weight.type.encoding.name for weight in apart.weights.values() if weight.type.encoding] == [
+        "int4",
+        "bitplane",
+    ]
+
+
+def test_scales_of_columns_multiply_no_integers() -> None:
+    """Half floats are quantised whatever the encoding."""
+    module = two_layers("f16", "split<columns=1>")
+    x = np.random.default_rng(3).standard_normal((3, DEPTH)).astype(np.float16)
+    apart = PassRunner().apply_all(module, [QuantiseInputs(), SplitColumns(), DeadCode()])
+    artifact = nomul.compile(module)
+    for expected, kept, got in zip(interpreter.run(module, x), interpreter.run(apart, x), artifact(x), strict=True):
+        np.testing.assert_array_equal(kept, expected)
+        np.testing.assert_allclose(got, expected, atol=2e-3 * np.abs(expected).max(), rtol=0)
