@@ -42,8 +42,7 @@ def distil(
     source_options: dict[str, Any],
 ) -> dict[str, Distilled]:
     """See `nomul.qat.distill_attention`."""
-    if form not in FORMS or steps < 1:
-        raise NomulError("NM009", f"form is one of {', '.join(FORMS)}, and steps is above 0, not '{form}', {steps}")
+    _check(form, steps, rate)
     module = read_model(model, example_inputs, **source_options)
     batches = read_calibration(data, module)[:MOST_BATCHES]
     module = optimise(module, Options(until="fuse"))
@@ -56,6 +55,15 @@ def distil(
     arrays = {f"{name}.{part}": getattr(maps, part) for name, maps in found.items() for part in ("q", "k")}
     save_maps(Maps(form, arrays), output)
     return found
+
+
+def _check(form: str, steps: int, rate: float) -> None:
+    """Raises NomulError (NM009) with all that cannot be."""
+    wrong = [] if form in FORMS else [f"form is one of {', '.join(FORMS)}, not '{form}'"]
+    wrong += [] if steps >= 1 else [f"steps is a number above 0, not {steps}"]
+    wrong += [] if rate > 0 else [f"rate is a number above 0, not {rate}"]
+    if wrong:
+        raise NomulError.many([Problem("NM009", text) for text in wrong])
 
 
 def _chosen(module: Module, match: str) -> list[AttentionLayer]:

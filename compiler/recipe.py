@@ -3,7 +3,7 @@
     strict = false                       # optional: true makes a layer that cannot have its encoding an error
     max_error = 0.05                     # optional: of each output, relative to its norm; --check holds it
     correct_means = true                 # optional: biases take over mean errors of outputs on calibration data
-    embeddings = "int8"                  # optional: of tables that are read by index (`_embedding_default`)
+    embeddings = "int8"                  # optional, may stand alone: of tables read by index (`_embedding_default`)
 
     [[layers]]                           # the first rule that takes a layer decides
     match = "encoder.*.query.weight"     # glob over names of weights and layers; default "*"
@@ -19,8 +19,8 @@
     form = "window"                      # `nomul list forms`; all other keys are its options
     window = 256
 
-Also taken: the name of a built-in, an encoding for all layers ("f16"), {glob: "ENCODING by FITTER"}, or what a file
-would hold as a dictionary ({"attention": [{"form": "window", "window": 256}]}).
+Also taken: the name of a built-in, an encoding for all layers ("f16"), {glob: "ENCODING by FITTER"} (the key
+`embeddings` there is no glob), or what a file would hold as a dictionary ({"attention": [{"form": "window", ...}]}).
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ RecipeLike = str | Path | Mapping[str, Any] | Recipe | None
 SUFFIX = ".toml"
 _TEXTS = {"match", "role", "weights", "fitter", "act"}
 _KEYS = {*_TEXTS, "act_levels", "transforms"}
-_SETTINGS = ("max_error", "embeddings")
+_EMBEDDINGS = "embeddings"
+_SETTINGS = ("max_error", _EMBEDDINGS)
 T = TypeVar("T")
 _FLAGS = ("strict", "correct_means")
 _LISTS = ("layers", "attention")
@@ -65,11 +66,13 @@ def read_recipe(recipe: RecipeLike) -> Recipe:
     if isinstance(recipe, Mapping):
         if not all(isinstance(text, str) for text in recipe.values()):
             return _tables(recipe, "the recipe")
-        return _rules([{"match": match, **_split(text)} for match, text in recipe.items()])
+        tables = {name: text for name, text in recipe.items() if name == _EMBEDDINGS}
+        layers = [{"match": match, **_split(text)} for match, text in recipe.items() if match not in tables]
+        return _rules({"layers": layers, **tables})
     if isinstance(recipe, str) and recipe in built_in():
         return _parse(built_in()[recipe], f"the recipe {recipe}")
     if isinstance(recipe, str) and not recipe.endswith(SUFFIX):
-        return _rules([_split(recipe)])
+        return _rules({"layers": [_split(recipe)]})
     return _read_file(Path(recipe))
 
 
@@ -101,7 +104,7 @@ def _tables(data: Mapping[str, Any], what: str, folder: Path | None = None) -> R
     """folder: where relative paths in it begin."""
     unknown = sorted(map(str, set(data) - {*_LISTS, *_SETTINGS, *_FLAGS}))
     lists, flags = [data[name] for name in _LISTS if name in data], {name: data.get(name, False) for name in _FLAGS}
-    if unknown or not lists or not all(_is_list_of_rules(rules) for rules in lists):
+    if unknown or not (lists or _EMBEDDINGS in data) or not all(_is_list_of_rules(rules) for rules in lists):
         reason = f"has unknown keys ({', '.join(unknown)})" if unknown else "has no list [[layers]] or [[attention]]"
         raise NomulError("NM008", f"{what} {reason}", help=_SHAPE)
     for name, value in flags.items():
@@ -110,23 +113,11 @@ def _tables(data: Mapping[str, Any], what: str, folder: Path | None = None) -> R
     limit = data.get("max_error")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
         raise NomulError("NM008", f"{what}: max_error is a number above 0, not {limit!r}")
-    recipe = _rules(data.get("layers", ()), data.get("attention", ()), folder)
-    recipe = replace(recipe, max_error=limit, **flags)
-    return replace(recipe, embeddings=_embeddings(data["embeddings"], what)) if "embeddings" in data else recipe
+    return replace(_rules(data, folder), max_error=limit, **flags)
 
 
 def _is_list_of_rules(rules: Any) -> bool:
     return isinstance(rules, list) and all(isinstance(rule, dict) for rule in rules)
-
-
-def _embeddings(text: Any, what: str) -> Encoding | None:
-    """Raises NomulError (NM008) for what is no encoding."""
-    try:
-        if not isinstance(text, str):
-            raise ValueError(f"{text!r} is no text")
-        return _encoding_or_plain(text)
-    except ValueError as error:
-        raise NomulError("NM008", f"{what}: embeddings: {error}") from None
 
 
 def _split(text: str) -> dict[str, str]:
@@ -135,29 +126,41 @@ def _split(text: str) -> dict[str, str]:
     return {"weights": weights.strip(), **({"fitter": fitter.strip()} if by else {})}
 
 
-def _rules(
-    tables: Iterable[Mapping[str, Any]], attention: Iterable[Mapping[str, Any]] = (), folder: Path | None = None
-) -> Recipe:
+def _rules(data: Mapping[str, Any], folder: Path | None = None) -> Recipe:
+    """Of the lists `layers` and `attention`, and of `embeddings`, each where it is given."""
     problems: list[Problem] = []
-    rules = _read_all(tables, _rule, f"encodings: {', '.join([PLAIN, *all_encodings()])}", problems)
-    forms = f"forms: {', '.join(all_forms())}"
-    exchanges = _read_all(attention, partial(_attention_rule, folder=folder), forms, problems)
+    encodings, forms = f"encodings: {', '.join([PLAIN, *all_encodings()])}", f"forms: {', '.join(all_forms())}"
+    rules = _read_all("layers", data, _rule, encodings, problems)
+    exchanges = _read_all("attention", data, partial(_attention_rule, folder=folder), forms, problems)
+    embeddings = _embedding_default(rules)
+    if _EMBEDDINGS in data:
+        try:
+            embeddings = _table_encoding(data[_EMBEDDINGS])
+        except ValueError as error:
+            problems.append(Problem("NM009", f"{error} (for {_EMBEDDINGS})", help=encodings))
     if problems:
         raise NomulError.many(problems)
-    return Recipe(tuple(rules), embeddings=_embedding_default(rules), attention=tuple(exchanges))
+    return Recipe(tuple(rules), embeddings=embeddings, attention=tuple(exchanges))
 
 
 def _read_all(
-    tables: Iterable[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], T], help: str, problems: list[Problem]
+    name: str, data: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T], help: str, problems: list[Problem]
 ) -> list[T]:
     rules = []
-    for number, table in enumerate(tables, 1):
+    for number, table in enumerate(data.get(name, ()), 1):
         try:
             rules.append(read(table))
         except (ValueError, TypeError) as error:
-            place = f"'{table['match']}'" if "match" in table else f"rule {number}"
+            place = f"'{table['match']}'" if "match" in table else f"rule {number} of [[{name}]]"
             problems.append(Problem("NM009", f"{error} (for {place})", help=help))
     return rules
+
+
+def _table_encoding(text: Any) -> Encoding | None:
+    """Raises ValueError for what is no encoding."""
+    if not isinstance(text, str):
+        raise ValueError(f"an encoding is a text, not {text!r}")
+    return _encoding_or_plain(text)
 
 
 def _attention_rule(table: Mapping[str, Any], folder: Path | None) -> AttentionRule:

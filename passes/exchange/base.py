@@ -89,10 +89,10 @@ class AttentionRule:
 
 
 def attention_layers(module: Module) -> list[AttentionLayer]:
-    """Every softmax attention of @main in order. Names are the source layer (unique: else the name of the value), the
-    layer with its operation, and the value."""
+    """Every softmax attention of @main in order. Names are the source module (unique: else the name of the value), all
+    of its `loc`, and the value."""
     nodes = [node for node in module.main.nodes if node.op == "nn.attention"]
-    sources = {node: (node.loc or "").partition(":")[0] for node in nodes}
+    sources = {node: _source_module(node.loc or "") for node in nodes}
     counts = Counter(sources.values())
     layers = []
     for node in nodes:
@@ -100,6 +100,17 @@ def attention_layers(module: Module) -> list[AttentionLayer]:
         names = (source, node.loc or "", value) if source and counts[source] == 1 else (value, source, node.loc or "")
         layers.append(AttentionLayer(node, tuple(dict.fromkeys(filter(None, names)))))
     return layers
+
+
+def _source_module(loc: str) -> str:
+    """The module that computes it: of `layer.0.attention:sdpa` the first half; of an ONNX exporter's path
+    `/layer/layer.0/attention/MatMul` that in the same words, `layer.0.attention`, so that one recipe fits both."""
+    if not loc.startswith("/"):
+        return loc.partition(":")[0]
+    parts = [part for part in loc.split("/")[:-1] if part]
+    return ".".join(
+        part for part, inner in zip(parts, [*parts[1:], ""], strict=False) if not inner.startswith(f"{part}.")
+    )
 
 
 @cache

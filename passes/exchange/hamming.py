@@ -14,7 +14,7 @@ from nomul.passes.rules.expand.terms import repeated
 
 @dataclass(frozen=True)
 class Hamming(Form):
-    """v / 2 + codes(q) codes(k)^T v / pi with codes of one bit for each element; each head's result has length 1."""
+    """v / 2 + codes(q) codes(k)^T v / pi, codes of one bit for each element; results of a head have length 1."""
 
     name: ClassVar[str] = "hamming"
     takes: ClassVar[frozenset[str]] = frozenset({"softcap"})

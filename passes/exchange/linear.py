@@ -22,8 +22,9 @@ MAPS = ("elu", "relu", "exp", "softmax", "identity")
 
 @dataclass(frozen=True)
 class Linear(Form):
-    """phi(q) phi(k)^T in place of softmax: phi is `map` (Katharopoulos et al., 2020), or the learned maps of a file
-    that `nomul.qat.distill_attention` wrote (Zhang et al., "The Hedgehog", 2024)."""
+    """Weights phi(q) phi(k): phi is `map`, elu, relu, exp, softmax or identity, or learned, from the file `maps`.
+
+    Katharopoulos et al., 2020; learned ones: Zhang et al., "The Hedgehog", 2024, by `nomul.qat.distill_attention`."""
 
     name: ClassVar[str] = "linear"
     takes: ClassVar[frozenset[str]] = frozenset({"padding", "causal", "past", "cross", "softcap"})

@@ -24,8 +24,9 @@ PARTS = 1000  # shares are thousandths
 
 @dataclass(frozen=True)
 class SparseLinear(Form):
-    """The share `critical` of the blocks of keys in softmax attention, the share `negligible` not at all, the others in
-    linear attention, times a matrix that least squares find on calibration data (without that: nothing)."""
+    """Softmax over the share `critical` of the blocks of keys, none of the share `negligible`, linear for the others.
+
+    The linear part is multiplied by a matrix that least squares find on calibration data (without that: zeros)."""
 
     name: ClassVar[str] = "sla"
     takes: ClassVar[frozenset[str]] = frozenset({"past", "cross"})

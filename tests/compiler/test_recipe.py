@@ -95,8 +95,21 @@ def test_embeddings_may_be_named(tmp_path: Path) -> None:
         assert read_recipe(path).embeddings == expected
     for value in ("8", '"int9"', "true"):
         path.write_text(f'embeddings = {value}\n[[layers]]\nweights = "int8"\n')
-        with pytest.raises(NomulError, match=r"NM008.*embeddings"):
+        with pytest.raises(NomulError, match=r"NM009.*embeddings") as caught:
             read_recipe(path)
+        assert "encodings: f32" in str(caught.value)
+    path.write_text('embeddings = "int8"\n')
+    assert read_recipe(path) == read_recipe({"embeddings": "int8"}) == Recipe(embeddings=get_encoding("int8"))
+    mapping = read_recipe({"embeddings": "f32", "*": "int4"})
+    assert texts(mapping) == [("*", "int4")] and mapping.embeddings is None
+
+
+def test_wrong_words_name_their_rule() -> None:
+    data = {"embeddings": "int9", "layers": [{"weights": "f16"}, {"weights": "f12"}], "attention": [{"form": "sparse"}]}
+    with pytest.raises(NomulError) as caught:
+        read_recipe(data)
+    places = [problem.message.rpartition("(for ")[2] for problem in caught.value.problems]
+    assert places == ["rule 2 of [[layers]])", "rule 1 of [[attention]])", "embeddings)"]
 
 
 def test_every_wrong_word_is_named() -> None:

@@ -113,7 +113,8 @@ def test_what_cannot_be_distilled(tmp_path: Path) -> None:
         nomul.qat.distill_attention(model, batches, example, output=path, match="block.0")
     with pytest.raises(NomulError, match="NM465"):
         nomul.qat.distill_attention(model, batches, example, output=tmp_path / "none" / "m.safetensors", steps=1)
-    with pytest.raises(NomulError, match="NM009"):
-        nomul.qat.distill_attention(model, batches, example, output=path, form="elu")
+    with pytest.raises(NomulError, match="NM009") as caught:
+        nomul.qat.distill_attention(model, batches, example, output=path, form="elu", steps=0, rate=-1.0)
+    assert len(caught.value.problems) == 3
     with pytest.raises(NomulError, match=r"NM009.*not exchanged for training"):
         nomul.qat.prepare(model, {"attention": [{"form": "inline"}]})

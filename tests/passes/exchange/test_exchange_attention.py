@@ -223,6 +223,20 @@ def test_two_attentions_of_one_layer_have_names_of_their_own() -> None:
     assert [layer.name for layer in layers] == ["first", "second"] and layers[0].names[1:] == ("block", "block:sdpa")
 
 
+def test_paths_of_an_onnx_exporter_are_the_same_names() -> None:
+    """The module of `/layer/layer.0/attention/MatMul`; two attentions of one module have the names of values."""
+    g = Graph({})
+    x = g.input("x", 1, 6, HEADS, SIZE)
+    for loc in ("/layer/layer.0/attention/MatMul_1", "/layer/layer.1/MatMul", "/layer/layer.1/MatMul_1", "/MatMul"):
+        with g.b.at(loc):
+            x = g.b.nn.attention(x, x, x, scale=1.0)
+    layers = attention_layers(g.module(x))
+    values = [layer.node.result.name for layer in layers]
+    assert [layer.name for layer in layers] == ["layer.0.attention", *values[1:]]
+    assert layers[0].names[1:] == ("/layer/layer.0/attention/MatMul_1", values[0])
+    assert layers[1].names[1:] == ("layer.1", "/layer/layer.1/MatMul")
+
+
 def test_a_rule_that_matches_nothing() -> None:
     with pytest.raises(NomulError, match="NM458") as caught:
         exchanged(model(2), "inline", match="layer.0.attentoin")
@@ -300,7 +314,7 @@ def test_wrong_words(form: str, options: dict[str, Any], words: str) -> None:
 
 def test_every_form_is_known_by_its_first_line() -> None:
     assert set(all_forms()) == {"softmax", "window", "linear", "hamming", "inline", "sla"}
-    assert all((kind.__doc__ or "").strip() for kind in all_forms().values())
+    assert all((kind.__doc__ or "").splitlines()[0].endswith(".") for kind in all_forms().values())
 
 
 def test_a_recipe_comes_too_late_behind_the_exchange() -> None:
