@@ -50,7 +50,7 @@ def attention(pull: Pull, node: Node) -> Line:
 @line("nn.attention_parts")
 def attention_parts(pull: Pull, node: Node) -> Line:
     """A line is the result's last axis; scratch holds the weights of a run of keys."""
-    chunk, width = node.attrs["chunk"], index_constant(int(operand_shape(node, 2)[3]))
+    chunk, width = node.attrs["chunk"], pull.size(operand_shape(node, 2)[3])
     span = AttentionSpan(node, pull.size)
 
     def prepare(index: Index) -> Callable[[Index], tuple[Expr, ...]]:
@@ -73,25 +73,24 @@ def attention_parts(pull: Pull, node: Node) -> Line:
 def attention_merge(pull: Pull, node: Node) -> Line:
     """A line is the result's last axis."""
     parts = pull.size(operand_shape(node)[1])
-    width = int(operand_shape(node)[4]) - STATE
+    width = pull.size(operand_shape(node)[4] - STATE)
 
     def prepare(index: Index) -> Callable[[Index], tuple[Expr, ...]]:
         batch, query, head, _ = index
 
-        def of(part: Expr, place: Expr | int) -> Expr:
-            where = index_constant(place) if isinstance(place, int) else place
-            return pull.operand(node, 0, (batch, part, query, head, where))
+        def of(part: Expr, place: Expr) -> Expr:
+            return pull.operand(node, 0, (batch, part, query, head, place))
 
         low = tirx.const(_lowest("float32"), "float32")
         top = bind(pull.fold([parts], low, lambda most, at: tirx.max(most, of(at[0], width))))
 
-        def summed(place: Expr | int) -> Expr:
+        def summed(place: Expr) -> Expr:
             def step(sum: Expr, at: Index) -> Expr:
                 return fma(of(at[0], place), bind(mathlib.exp(bind(of(at[0], width) - top))), sum)
 
             return bind(pull.fold([parts], tirx.const(0.0, "float32"), step))
 
-        total = summed(width + 1)
+        total = summed(bind(width + 1))
         divisor = bind(tirx.Select(tirx.EQ(total, constant(total, 0.0)), constant(total, 1.0), total))
         return lambda place: (bind(summed(place[3]) / divisor),)
 

@@ -19,6 +19,7 @@ def _positive_totals(sizes: dict[str, int], rng: np.random.Generator) -> np.ndar
 
 
 _FLOATS = ("f32[A, C, 4, 6]", "f32[A, D, 2, 6]", "f32[A, D, 2, 5]")
+_SYMBOLIC = ("f32[A, C, 4, B]", "f32[A, D, 2, B]", "f32[A, D, 2, C]")
 _CODES = ("i8[A, C, 4, 6]", "f32[A, C, 4]", "i8[A, D, 2, 6]", "f32[A, D, 2]", "f32[A, D, 2, 5]")
 _LINEAR = ("f32[A, D, 4, 6]", "f32[A, D, 2, 6]", "f32[A, D, 2, 5]")
 _MAPS = ("elu", "relu", "exp", "softmax")
@@ -31,6 +32,7 @@ ATTENTION: list[tuple[Any, ...]] = [
     ("nn.quantised_attention", _CODES, {"scale": 0.001, "softcap": 2.0, "causal": True}),
     ("nn.quantised_attention", (*_CODES, "f32[A, 1, 1, D]"), {"scale": 0.001}, {5: _hidden}),
     ("nn.attention_parts", _FLOATS, {"scale": 0.4, "chunk": 2}),
+    ("nn.attention_parts", _SYMBOLIC, {"scale": 0.4, "chunk": 2}),
     ("nn.attention_merge", ("f32[A, B, C, 4, 7]",), {}, {0: _positive_totals}, 1e-4),
     *(("nn.linear_attention", _LINEAR, {"map": m, "causal": m != "exp", "eps": 1e-3}, {}, 1e-4) for m in _MAPS),
 ]

@@ -110,3 +110,18 @@ def test_a_model_of_many_keys() -> None:
             close(artifact(*arrays, threads=threads)[0], expected, 3e-6)
     kernels = {name for kernel in artifact.facts["kernels"] for name in kernel["kernels"].values()}
     assert kernels - {"any/f32/copy"} == {PARTS, MERGE}
+
+
+def test_symbolic_heads_stay_one_step() -> None:
+    """No kernel but loops would read the parts of heads whose size is not known."""
+    types = [Tensor.of("f32", 1, 1, 2, "D"), Tensor.of("f32", 1, "T", 2, "D"), Tensor.of("f32", 1, "T", 2, "D")]
+    params = [Value(name, type) for name, type in zip("qkv", types, strict=True)]
+    func = Func("main", params)
+    func.returns = [Builder(func).nn.attention(*params, scale=0.4)]
+    module = Module()
+    module.dims |= {"T": (1, 5000), "D": (1, 8)}
+    module.add_func(func)
+    arrays = [RNG.standard_normal(shape).astype("f4") for shape in ((1, 1, 2, 5), (1, 300, 2, 5), (1, 300, 2, 5))]
+    artifact = nomul.compile(module)
+    assert [step for step in artifact.facts["steps"] if "parts" in step] == []
+    close(artifact(*arrays)[0], all_ops()["nn.attention"].function(*arrays, scale=0.4), 3e-6)

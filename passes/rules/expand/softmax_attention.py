@@ -42,6 +42,8 @@ class FewQueries(NodeRule):
             raise NoMatch("a mask of tiles is not for few queries")
         if queries * (int(q.shape[2]) // int(k.shape[2])) > _MOST_ROWS:
             raise NoMatch(f"more than {_MOST_ROWS} query rows share a key head")
+        if q.shape[3].value is None or need(node, 2).shape[3].value is None:
+            raise NoMatch("the size of a head is symbolic")
         if int(k.shape[1].bounds(g.module.dims)[1]) <= 2 * CHUNK:
             raise NoMatch(f"at most {2 * CHUNK} keys are one part")
         return g.nn.attention_merge(g.nn.attention_parts(*node.args[:_TILES], chunk=CHUNK, **attrs))
