@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -35,6 +35,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for row in rows:
         grid.add_row(*(str(cell) for cell in row))
     _console(sys.stdout).print(grid)
+
+
+def say_exchanged(facts: Mapping[str, Any]) -> None:
+    """A line for every attention that is another one than in the source, from an artifact's facts."""
+    for fact in facts.get("exchanged", []):
+        say(f"{fact['name']}: softmax attention is {fact['form']} now")
 
 
 def _is_number(cell: object) -> bool:

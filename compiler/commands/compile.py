@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nomul.arguments import add_dim_ranges
-from nomul.console import progress_bar, say, size_text, table
+from nomul.console import progress_bar, say, say_exchanged, size_text, table
 from nomul.ir.errors import NomulError
 from nomul.options import ARRAY_LIMIT, tune_file
 from nomul.runtime.trailer import read_facts
@@ -119,12 +119,6 @@ def _write_ir(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _say_exchanged(facts: dict[str, Any]) -> None:
-    """Every attention that is another one than in the source."""
-    for fact in facts.get("exchanged", []):
-        say(f"{fact['name']}: softmax attention is {fact['form']} now")
-
-
 def _say_notes(facts: dict[str, Any]) -> None:
     """Layers that did not get what the recipe says, and what else it is good to know of the recipe."""
     notes = facts.get("notes", [])
@@ -142,7 +136,7 @@ def _summarise_sources(path: Path, facts: dict[str, Any], seconds: float) -> Non
     say(f"wrote {path}: {kernels} source of kernels, {weights}, {seconds:.1f} s")
     scratch = facts["scratch_bytes"]
     say(f"target {facts['target']}, scratch {'without bound' if scratch is None else f'{scratch} bytes'} on one thread")
-    _say_exchanged(facts)
+    say_exchanged(facts)
     _say_notes(facts)
 
 
@@ -155,7 +149,7 @@ def _summarise(path: Path, facts: dict[str, Any], seconds: float, tuned: Path | 
     say(f"memory of a run, one thread: {_scratch(facts)}")
     if tuned is not None and tuned.exists():
         say(f"times of kernels: {tuned} (nomul show {path} --kernels says what they decided)")
-    _say_exchanged(facts)
+    say_exchanged(facts)
     _say_notes(facts)
     slow = [kernel for kernel in facts["kernels"] if kernel["generic"]]
     if slow:

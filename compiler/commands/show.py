@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nomul.arguments import add_dim_sizes
-from nomul.console import count_text, say, size_text, table
+from nomul.console import count_text, say, say_exchanged, size_text, table
 
 HELP = "show ports, ops, weights, kernels and memory of an artifact or a model"
 SECTIONS = ("graph", "ops", "weights", "kernels", "memory")
@@ -76,6 +76,7 @@ def _overview(facts: dict[str, Any]) -> None:
         generic = sum(kernel["uses"] for kernel in facts["kernels"] if kernel["generic"])
         say(f"kernels: {len(facts['kernels'])} for {len(facts['runs'])} runs, {generic} runs by a generic kernel")
         say("levels: " + ", ".join(f"{lvl['name']} ({' '.join(lvl['features'])})" for lvl in facts["level_facts"]))
+    say_exchanged(facts)
 
 
 def _port(port: dict[str, Any]) -> tuple[str, str]:

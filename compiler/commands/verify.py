@@ -1,7 +1,7 @@
 """Compares an artifact with its model on random inputs of several sizes: `nomul verify model.onnx model.so`.
 
 The model runs on the numpy interpreter and, for ONNX and where it is installed, on onnxruntime. Layers with encoded
-weights are listed, those first that lost most.
+weights are listed, those first that lost most, and attention that a recipe exchanged.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nomul.arguments import add_dim_sizes, add_run_options, positive
-from nomul.console import say, table
+from nomul.console import say, say_exchanged, table
 from nomul.ir.errors import NomulError
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             worst = max([worst, *(apart.relative for apart in found)])
             agrees &= all(a.absolute <= arguments.absolute or a.relative <= arguments.tolerance for a in found)
     table("", ("reference", "sizes", "output", "max abs diff", "max rel diff"), rows)
+    say_exchanged(artifact.facts)
     _print_layers(artifact.facts.get("encoded", []))
     verdict = "agrees" if agrees else "DIFFERS"
     allowed = f"allowed {arguments.tolerance:g}, or {arguments.absolute:g} absolute"

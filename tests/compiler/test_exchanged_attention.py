@@ -65,6 +65,9 @@ def test_the_report_the_summary_and_the_facts_tell_it(
     forms = {"block.0.attention": "linear<map=elu>", "block.1.attention": "window<window=6>"}
     for layer, form in forms.items():
         assert f"{layer}: softmax attention is {form} now" in told and layer in page.read_text()
+    for command in (["show", str(out)], ["verify", str(tmp_path / "model.nir"), str(out), "--samples", "1"]):
+        assert main(command) == (command[0] == "verify")
+        assert "block.0.attention: softmax attention is linear<map=elu> now" in capsys.readouterr().out
     assert {fact["name"]: fact["form"] for fact in read_facts(out, verify=False)["exchanged"]} == forms
     found = json.loads(data.read_text())
     exchanged = lower(model, until="exchange", recipe=tmp_path / "recipe.toml")
