@@ -121,12 +121,13 @@ def attention(
 
 
 def infer_quantised(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
-    q, q_scale, k, k_scale, v, *rest = types
-    assert q is not None and q_scale is not None and k is not None and k_scale is not None and v is not None
-    for position, scale, x in ((1, q_scale, q), (3, k_scale, k)):
-        if scale.shape != x.shape[:-1]:
-            raise TypeFault(f"{scale} does not have a scale for each vector of {x}", position)
-    return infer_attention([q.with_dtype(v.dtype), k.with_dtype(v.dtype), v, *rest], attrs)
+    q, _, k, _, v, *rest = types
+    assert q is not None and k is not None and v is not None
+    try:
+        return infer_attention([q.with_dtype(v.dtype), k.with_dtype(v.dtype), v, *rest], attrs)
+    except TypeFault as fault:  # it counts operands without the two scales
+        operand = fault.operand if fault.operand is None else fault.operand + min(fault.operand, 2)
+        raise TypeFault(fault.message, operand) from None
 
 
 @op("nn.quantised_attention", Kind.ANCHOR, infer=infer_quantised, verify=verify_attention)
