@@ -65,7 +65,7 @@ def evaluate_node(node: Node, operands: Sequence[Array | None], dims: Mapping[st
     """The results of one node for operand arrays. Results have exactly the dtype and shape of the node's types.
 
     Ops that can multiply integers see encoded weights as they are, all others decoded."""
-    attrs = {name: _concrete(value, dims) for name, value in node.attrs.items()}
+    attrs = {name: concrete(value, dims) for name, value in node.attrs.items()}
     if node.op not in _TAKE_ENCODED:
         operands = [None if operand is None else decoded(operand) for operand in operands]
     with np.errstate(all="ignore"):
@@ -123,7 +123,8 @@ def _read(value: Value, values: Mapping[Value, Array]) -> Array:
     return value.encoded() if value.type.encoding else value.array()
 
 
-def _concrete(value: Any, dims: Mapping[str, int]) -> Any:
+def concrete(value: Any, dims: Mapping[str, int]) -> Any:
+    """An attribute with numbers in place of dims."""
     if isinstance(value, Dim):
         return value.evaluate(dims)
-    return tuple(_concrete(item, dims) for item in value) if isinstance(value, tuple) else value
+    return tuple(concrete(item, dims) for item in value) if isinstance(value, tuple) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from nomul.ir.dim import Dim, Range, product
 from nomul.ir.graph import Node, Value
@@ -26,12 +26,13 @@ class Label:
         return self if self.same is None else self.same.root()
 
 
+Parts = dict[Label, tuple["Label", ...]]  # what labels are taken apart into, the outer part first
 Axes = tuple[tuple[Label, ...], ...]  # the labels that each axis of a value runs over; none: the axis is 1 or repeats
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A value that is multiplied; each axis has one label or, where its size is 1, none."""
+    """A value that is multiplied; an axis has no label where its size is 1, more than one where views take it apart."""
 
     value: Value
     axes: Axes
@@ -39,6 +40,11 @@ class Factor:
     @property
     def labels(self) -> frozenset[Label]:
         return frozenset(label.root() for axis in self.axes for label in axis)
+
+    @property
+    def flat(self) -> list[Label | None]:
+        """The labels of its axes in order; None for an axis of 1."""
+        return [label and label.root() for axis in self.axes for label in axis or (None,)]
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,14 @@ class Contraction:
         if self.added or not roots <= self.labels or roots & divided:
             return None
         return replace(self, axes=axes)
+
+    def apart(self, parts: Parts, axes: Axes) -> Self:
+        """With parts of labels in their place. Raises Misfit where the order of a label counts."""
+        if any(label.root() in parts for pair in self.order for label in pair):
+            raise Misfit
+        factors = tuple(replace(factor, axes=_parted(factor.axes, parts)) for factor in self.factors)
+        divisors = tuple(divisor.apart(parts, _parted(divisor.axes, parts)) for divisor in self.divisors)
+        return replace(self, axes=axes, factors=factors, divisors=divisors)
 
 
 class Misfit(Exception):
@@ -123,7 +137,8 @@ class _Reader:
 
     def _reshape(self, node: Node) -> Contraction:
         found = self.read(node.args[0])
-        return replace(found, axes=regrouped([label for axis in found.axes for label in axis], node.result.shape))
+        axes, parts = regrouped(found.free, node.result.shape)
+        return found.apart(parts, axes)
 
     def _expand(self, node: Node) -> Contraction:
         found, shape = self.read(node.args[0]), node.result.shape
@@ -259,21 +274,45 @@ def aligned(left: Axes, right: Axes) -> Axes:
     return tuple(merged(one, other) if one and other else one or other for one, other in zip(*wide, strict=True))
 
 
-def regrouped(labels: Sequence[Label], shape: Shape) -> Axes:
-    """The labels in order on axes of another shape. Raises Misfit where an axis is part of a label."""
+def regrouped(labels: Sequence[Label], shape: Shape) -> tuple[Axes, Parts]:
+    """(the labels in order on axes of another shape, what becomes of those that lie on two). Raises Misfit."""
     axes, rest = [], list(labels)
+    parts: Parts = {}
     for size in shape:
         taken: list[Label] = []
         total = ONE
         while total != size:
             if not rest:
                 raise Misfit
-            taken.append(rest.pop(0))
-            total = total * taken[-1].size
+            label = rest.pop(0)
+            if label not in parts and _is_larger(label.size, size, total):
+                first = size.divide_exactly(total)
+                parts[label] = (Label(first), Label(label.size.divide_exactly(first)))
+            if label in parts:
+                rest[:0] = parts[label]
+                continue
+            taken.append(label)
+            total = total * label.size
         axes.append(tuple(taken))
     if rest:
         raise Misfit
-    return tuple(axes)
+    return tuple(axes), parts
+
+
+def _is_larger(size: Dim, wanted: Dim, total: Dim) -> bool:
+    """Whether a size is a known multiple, larger than once, of what is missing from total to wanted."""
+    if size.value is None or wanted.value is None or total.value is None or wanted.value % total.value:
+        return False
+    missing = wanted.value // total.value
+    return size.value > missing and size.value % missing == 0
+
+
+def _parted(axes: Axes, parts: Parts) -> Axes:
+    def inner(label: Label) -> tuple[Label, ...]:
+        root = label.root()
+        return tuple(found for part in parts[root] for found in inner(part)) if root in parts else (root,)
+
+    return tuple(tuple(part for label in axis for part in inner(label)) for axis in axes)
 
 
 def paired(one: Factor, other: Factor) -> list[tuple[Label, Label]]:
@@ -281,18 +320,21 @@ def paired(one: Factor, other: Factor) -> list[tuple[Label, Label]]:
     if [len(axis) for axis in one.axes] != [len(axis) for axis in other.axes]:
         return []
     flat = ([label.root() for axis in factor.axes for label in axis] for factor in (one, other))
-    return list(zip(*flat, strict=True))
+    pairs = list(zip(*flat, strict=True))
+    return pairs if all(label.size == twin.size for label, twin in pairs) else []
 
 
 def place(factor: Factor, label: Label) -> int:
-    """The axis of a factor that has the label."""
-    return next(place for place, axis in enumerate(factor.axes) if axis and axis[0].root() is label)
+    """Where the label stands among those of the factor, axes of 1 counted."""
+    return factor.flat.index(label)
 
 
 def arranged(g: Any, factor: Factor, value: Value, lead: Sequence[Label], rest: Sequence[Label | None]) -> Value:
     """[product of lead, rest...] of a value with the axes of the factor; None is an axis of 1."""
     wanted = [place(factor, label) for label in (*lead, *rest) if label is not None]
-    units = [axis for axis, labels in enumerate(factor.axes) if not labels]
+    units = [place for place, label in enumerate(factor.flat) if label is None]
+    if any(len(axis) > 1 for axis in factor.axes):
+        value = g.view.reshape(value, shape=tuple(ONE if label is None else label.size for label in factor.flat))
     turned = g.view.transpose(value, perm=(*units, *wanted))
     sizes = [product([label.size for label in lead]), *(ONE if label is None else label.size for label in rest)]
     result: Value = g.view.reshape(turned, shape=tuple(sizes))

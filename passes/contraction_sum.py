@@ -86,7 +86,8 @@ class _SumReader:
 
     def _reshape(self, node: Node) -> Sum:
         found = self.read(node.args[0])
-        return _over(found, regrouped([label for axis in found[0].axes for label in axis], node.result.shape))
+        axes, parts = regrouped(found[0].free, node.result.shape)
+        return [term.apart(parts, axes) for term in found]
 
     def _expand(self, node: Node) -> Sum:
         found, shape = self.read(node.args[0]), node.result.shape

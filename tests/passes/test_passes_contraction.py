@@ -46,6 +46,35 @@ def test_every_layout_is_one_attention(place: int, values_first: bool) -> None:
     assert [op for op in outcome.ops if not op.startswith("view.")] == ["nn.linear_attention"]
 
 
+@pytest.mark.parametrize("channels", [(3, 6), (6, 3)])
+def test_heads_that_are_joined_with_features_come_apart(channels: tuple[int, int]) -> None:
+    """Values and one view of keys are split by heads before they are turned, the other views after it."""
+    heads, size = channels
+    g = Graph({})
+    q, k, v = (g.input(name, 2, 5, heads * size) for name in ("q", "k", "v"))
+    q, k = g.b.ew.exp(q), g.b.ew.exp(k)
+    queries, early, values = (
+        turned(g, g.b.view.reshape(x, shape=(2, 5, heads, size)), "bshd", "bhsd") for x in (q, k, v)
+    )
+    late = g.b.view.reshape(turned(g, k, "btc", "bct"), shape=(2, heads, size, 5))
+    total = turned(g, g.b.reduce.sum(early, axes=(2,), keepdims=True), "bhsd", "bhds")
+    y = g.b.ew.div(g.b.nn.matmul(queries, g.b.nn.matmul(late, values)), g.b.nn.matmul(queries, total))
+    outcome = apply(g.module(y), "fuse")
+    assert [op for op in outcome.ops if not op.startswith("view.")] == ["nn.linear_attention"]
+
+
+def test_a_softmax_over_several_heads_is_no_map() -> None:
+    g = Graph({})
+    q, k, v = (g.input(name, 2, 5, 12) for name in ("q", "k", "v"))
+    q, k = (g.b.nn.softmax(x, axis=2) for x in (q, k))
+    queries, keys, values = (turned(g, g.b.view.reshape(x, shape=(2, 5, 3, 4)), "bshd", "bhsd") for x in (q, k, v))
+    total = turned(g, g.b.reduce.sum(keys, axes=(2,), keepdims=True), "bhsd", "bhds")
+    sums = g.b.nn.matmul(turned(g, keys, "bhsd", "bhds"), values)
+    y = g.b.ew.div(g.b.nn.matmul(queries, sums), g.b.nn.matmul(queries, total))
+    (node,) = [node for node in apply(g.module(y), "fuse").module.main.nodes if node.op == "nn.linear_attention"]
+    assert node.attrs["map"] == "identity"
+
+
 def masked(shape: tuple[int, ...]) -> Module:
     """Causal linear attention whose mask repeats products along axes of its own where its shape has more."""
     g = Graph({})

@@ -144,7 +144,7 @@ def _map(factor: Factor, size: Label) -> tuple[str, Value]:
             if elu is not None and elu.attrs.get("alpha", 1.0) == 1.0 and number(other) == 1:
                 return "elu", _operand(elu)
     softmax = produced_by(value, "nn.softmax")
-    if softmax is not None and any(label.root() is size for label in factor.axes[softmax.attrs["axis"]]):
+    if softmax is not None and [label.root() for label in factor.axes[softmax.attrs["axis"]]] == [size]:
         return "softmax", _operand(softmax)
     node = value.producer
     return (_MAPS[node.op], _operand(node)) if node is not None and node.op in _MAPS else ("identity", value)

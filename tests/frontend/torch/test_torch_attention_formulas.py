@@ -99,6 +99,7 @@ LINEAR: dict[Formula, tuple[str, bool]] = {
     causal_by_sums: ("elu", True),
 }
 DYNAMIC: dict[str, Any] = {"dynamic_shapes": ({0: "B", 1: "S"},), "dims": {"B": (1, 4), "S": (1, 64)}}
+BATCH: dict[str, Any] = {"dynamic_shapes": ({0: "B"},), "dims": {"B": (1, 4)}}
 
 
 @pytest.mark.parametrize("formula", LINEAR, ids=lambda formula: formula.__name__)
@@ -161,6 +162,84 @@ def test_hamming(options: dict[str, Any]) -> None:
     module = fused(model, inputs, **options)
     ops = ops_of(module)
     assert ops == ["nn.linear", "nn.hamming_codes", "nn.hamming_codes", "nn.hamming_attention", "nn.linear"]
+    same(module, model, inputs, tolerance=1e-4)
+
+
+def inline(q: Any, k: Any, v: Any) -> Any:
+    """InLine's: the formula as its authors multiply it."""
+    q, k, v = heads_first(q, k, v)
+    scale, tokens = q.shape[3] ** -0.5, q.shape[2]
+    kv = (k.transpose(-2, -1) * (scale / tokens) ** 0.5) @ (v * (scale / tokens) ** 0.5)
+    rest = 1 - q @ k.mean(dim=2, keepdim=True).transpose(-2, -1) * scale
+    return (q @ kv + rest * v.mean(dim=2, keepdim=True)).transpose(1, 2)
+
+
+def inline_by_weights(q: Any, k: Any, v: Any) -> Any:
+    """As the paper defines its weights."""
+    q, k, v = heads_first(q.relu(), k.relu(), v)
+    weights = q @ k.transpose(-2, -1) / q.shape[2]
+    return ((weights - weights.mean(-1, keepdim=True) + 1 / q.shape[2]) @ v).transpose(1, 2)
+
+
+def inline_by_sums(q: Any, k: Any, v: Any) -> Any:
+    """With brackets opened, and sums by einsum."""
+    tokens = q.shape[1]
+    keys, values = k.sum(1) / tokens, v.sum(1) / tokens
+    far = torch.einsum("bshd,bthd,bthe->bshe", q, k, v) / tokens
+    return far - torch.einsum("bshd,bhd,bhe->bshe", q, keys, values) + values[:, None]
+
+
+@pytest.mark.parametrize("formula", [inline, inline_by_weights, inline_by_sums], ids=lambda formula: formula.__name__)
+@pytest.mark.parametrize("options", [{}, BATCH], ids=["static", "batch"])
+def test_inline(formula: Formula, options: dict[str, Any]) -> None:
+    model, inputs = Block(formula).eval(), (torch.randn(2, 11, WIDTH),)
+    module = fused(model, inputs, **options)
+    (node,) = [node for node in module.main.nodes if node.op == "nn.inline_attention"]
+    assert node.attrs["scale"] == pytest.approx(SIZE**-0.5 if formula is inline else 1)
+    rest = ["ew.relu"] * 2 if formula is inline_by_weights else []
+    assert sorted(ops_of(module)) == sorted(["nn.linear", "nn.inline_attention", "nn.linear", *rest])
+    same(module, model, inputs, tolerance=1e-4)
+
+
+class InlineBlock(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """As its authors' Swin has it, with the neighbours in the image by kernels that the mean token gives."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv, self.scale = torch.nn.Linear(WIDTH, 3 * WIDTH), scale
+        first, second = (torch.nn.Conv1d(WIDTH, width, 1, groups=HEADS) for width in (WIDTH, 9 * WIDTH))
+        self.residual = torch.nn.Sequential(first, torch.nn.GELU(), second)
+
+    def forward(self, x: Any) -> Any:
+        b, n, c = x.shape
+        side = int(n**0.5)
+        q, k, v = self.qkv(x).reshape(b, n, 3, c).permute(2, 0, 1, 3)
+        q, k, v = (part.reshape(b, n, HEADS, SIZE) for part in (q, k, v))
+        kernels = self.residual(x.mean(dim=1).unsqueeze(dim=-1)).reshape(b * c, 1, 3, 3)
+        y = inline(q, k, v).reshape(b, n, c)
+        image = (self.scale * v).reshape(b, side, side, c).permute(0, 3, 1, 2).reshape(1, b * c, side, side)
+        near = torch.nn.functional.conv2d(image, kernels, None, padding=(1, 1), groups=b * c)
+        return y + near.reshape(b, c, n).permute(0, 2, 1)
+
+
+def test_inline_with_neighbours() -> None:
+    model, inputs = InlineBlock().eval(), (torch.randn(2, 25, WIDTH),)
+    module = fused(model, inputs)
+    (node,) = [node for node in module.main.nodes if node.op == "nn.inline_attention"]
+    assert node.attrs["width"] == 5 and node.args[3] is not None
+    assert ops_of(module).count("nn.conv2d") == 2, "those of the kernels' own layers"
+    assert "ew.add" not in ops_of(module)
+    same(module, model, inputs, tolerance=1e-4)
+
+
+def test_neighbours_of_other_values_stay_a_convolution() -> None:
+    model, inputs = InlineBlock(scale=2.0).eval(), (torch.randn(2, 25, WIDTH),)
+    runner = PassRunner()
+    module = runner.run(imported(model, inputs), phases()[:2])
+    assert ops_of(module).count("nn.conv2d") == 3
+    reasons = [miss.reason for miss in runner.misses if miss.rule == "inline_neighbours"]
+    assert any("not those of the values" in reason for reason in reasons)
     same(module, model, inputs, tolerance=1e-4)
 
 
