@@ -12,8 +12,7 @@ go through a chunk of tokens side by side, so that memory is read in the order i
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from math import pi
 from typing import Any
 
@@ -25,7 +24,7 @@ from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
 from nomul.backends.kernels import heads
 from nomul.backends.kernels.hamming_codes import BITS, SUMS, KeyNumbers, QueryPlaces
-from nomul.backends.kernels.heads import HeadRows
+from nomul.backends.kernels.heads import LINE, HeadRows
 from nomul.backends.kernels.row_sweep import square_root
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
@@ -39,7 +38,6 @@ CHUNK = 64  # tokens
 COLUMNS = 32  # that are summed up together
 _LOOKUPS = 8  # tables at a time: those of 32 columns stay in the first-level cache
 _TOGETHER = 8  # groups of tokens whose sums a row of M takes at a time
-LINE = 16  # elements of a cache line
 
 Expr = Any
 
@@ -86,22 +84,15 @@ class _Hamming:
         self.fold = local("fold", "float32", self.lanes)
         with heads.neighbours(self.frame, self.heads, self.most) as (self.batch, self.head, self.members):
             self._clear(zero)
-            with self._chunk() as (first, count):
+            tokens = self.frame.size(self.v.tokens)
+            with heads.chunks(tokens, CHUNK) as (first, count):
                 self._read(first, count)
                 with loop("member", self.members) as member:
                     self._add(member, first, count)
             with loop("member", self.members) as member:
                 self._tabulate(member)
-            with self._chunk() as (first, count):
+            with heads.chunks(tokens, CHUNK) as (first, count):
                 self._ask(first, count)
-
-    @contextmanager
-    def _chunk(self) -> Iterator[tuple[Expr, Expr]]:
-        """(first token, how many) of each chunk."""
-        tokens = self.frame.size(self.v.tokens)
-        with loop("chunk", tirx.truncdiv(tokens + (CHUNK - 1), index(CHUNK))) as chunk:
-            first = let("first", chunk * CHUNK)
-            yield first, let("count", tirx.min(index(CHUNK), tokens - first))
 
     def _at(self, name: str, member: Expr) -> Expr:
         """Where a part of a head's scratch begins."""

@@ -21,6 +21,7 @@ from nomul.ir.types import DType
 from nomul.ir.views import View, resolve
 
 MEMBERS = 8  # heads side by side
+LINE = 16  # elements of a cache line
 _NEIGHBOURS = 4  # heads that a thread should take at least where rows come from memory: shorter runs take longer
 _CACHED = 8 << 20  # bytes of operands that caches hold
 
@@ -85,6 +86,21 @@ def neighbours(frame: KernelFrame, key_heads: int, most: int) -> Iterator[tuple[
         with loop("run", tirx.truncdiv(high - low + (most - 1), index(most))) as run:
             head = let("key_head", low + run * most)
             yield batch, head, let("members", tirx.min(index(most), high - head))
+
+
+@contextmanager
+def chunks(tokens: Expr, size: int) -> Iterator[tuple[Expr, Expr]]:
+    """(first token, how many) of each run of at most `size` tokens."""
+    with loop("chunk", tirx.truncdiv(tokens + (size - 1), index(size))) as chunk:
+        first = let("first", chunk * size)
+        yield first, let("count", tirx.min(index(size), tokens - first))
+
+
+def share_of(total: Expr, eps: float) -> Expr:
+    """f32: 1 / (total + eps), and 0 where that divisor is 0."""
+    zero, one = tirx.FloatImm("float32", 0.0), tirx.FloatImm("float32", 1.0)
+    divisor = let("divisor", total + tirx.FloatImm("float32", eps))
+    return let("share", tirx.Select(tirx.EQ(divisor, zero), zero, one / divisor))
 
 
 class HeadRows:

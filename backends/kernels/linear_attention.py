@@ -13,8 +13,6 @@ the tokens.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from tvm import tirx
@@ -24,7 +22,7 @@ from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
 from nomul.backends.kernels import heads
 from nomul.backends.kernels.head_features import Features
-from nomul.backends.kernels.heads import HeadRows, shared_heads
+from nomul.backends.kernels.heads import LINE, HeadRows, shared_heads
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir.body import index, let, local, loop, opaque, store
@@ -39,7 +37,6 @@ from nomul.ir.graph import Node
 
 CHUNK = 32  # tokens, a panel of keys
 ROWS = 16  # queries whose results are computed together; they see keys of their chunk up to a multiple of this
-LINE = 16  # elements of a cache line
 
 Expr = Any
 
@@ -102,25 +99,18 @@ class _Chunks:
         self.by_key = InnerKernel(RegisterTile.of(target, PANEL), [ROWS], padded=True)
         with heads.neighbours(self.frame, self.key_heads, self.most) as (self.batch, self.key_head, self.members):
             self._clear(zero)
+            keys, queries = (self.frame.size(rows.tokens) for rows in (self.k, self.q))
             if self.causal:
-                with self._chunk(self.k) as (first, count):
+                with heads.chunks(keys, CHUNK) as (first, count):
                     self._read_keys(first, count)
                     self._ask(first, count)
                     self._add(first, count)
             else:
-                with self._chunk(self.k) as (first, count):
+                with heads.chunks(keys, CHUNK) as (first, count):
                     self._read_keys(first, count)
                     self._add(first, count)
-                with self._chunk(self.q) as (first, count):
+                with heads.chunks(queries, CHUNK) as (first, count):
                     self._ask(first, count)
-
-    @contextmanager
-    def _chunk(self, rows: HeadRows) -> Iterator[tuple[Expr, Expr]]:
-        """(first token, how many) of each chunk."""
-        tokens = self.frame.size(rows.tokens)
-        with loop("chunk", tirx.truncdiv(tokens + (CHUNK - 1), index(CHUNK))) as chunk:
-            first = let("first", chunk * CHUNK)
-            yield first, let("count", tirx.min(index(CHUNK), tokens - first))
 
     def _at(self, name: str, member: Expr) -> Expr:
         """Where a part of a head's scratch begins."""
@@ -229,10 +219,9 @@ class _Chunks:
     def _divide(self, start: Expr, totals: Expr, count: Expr, steps: Expr) -> None:
         """Shares 1 / (phi(q) z + sum of A + eps) of rows, or 0."""
         lanes = self.lanes
-        one, zero = tirx.FloatImm("float32", 1.0), tirx.FloatImm("float32", 0.0)
         with loop("row", count) as number:
             row = let("row", start + number * self.reach)
-            store_vector(self.fold, 0, spread(zero, lanes))
+            store_vector(self.fold, 0, spread(tirx.FloatImm("float32", 0.0), lanes))
             with loop("piece", self.depth // lanes) as piece:
                 features, sums = (load(self.work, place + piece * lanes, lanes) for place in (row, totals))
                 store_vector(self.fold, 0, fma(features, sums, load(self.fold, 0, lanes)))
@@ -240,8 +229,7 @@ class _Chunks:
                 scores = load(self.work, row + piece * lanes + self.depth, lanes)
                 store_vector(self.fold, 0, load(self.fold, 0, lanes) + scores)
             total = lanes_folded(self.fold, lanes, operator.add)
-            divisor = let("divisor", total + tirx.FloatImm("float32", self.anchor.attrs["eps"]))
-            store(self.work, number + self.shares.start, tirx.Select(tirx.EQ(divisor, zero), zero, one / divisor))
+            store(self.work, number + self.shares.start, heads.share_of(total, self.anchor.attrs["eps"]))
 
     def _answer(self, sums: Expr, start: Expr, at: tuple[Expr, Expr], count: Expr, steps: Expr) -> None:
         """[phi(Q) | A] x [M ; V] of 16 queries times their shares. at: head and first token."""

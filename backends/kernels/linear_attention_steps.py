@@ -168,10 +168,7 @@ class _Steps:
             total = let("total", fma(old, shrink, key))
             store_vector(self.work, place + self.totals.start, total)
             store_vector(self.fold, 0, fma(query, total, load(self.fold, 0, self.lanes)))
-        divisor = lanes_folded(self.fold, self.lanes, operator.add)
-        divisor = let("divisor", divisor + tirx.FloatImm("float32", self.anchor.attrs["eps"]))
-        zero, one = tirx.FloatImm("float32", 0.0), tirx.FloatImm("float32", 1.0)
-        return let("share", tirx.Select(tirx.EQ(divisor, zero), zero, one / divisor))
+        return heads.share_of(lanes_folded(self.fold, self.lanes, operator.add), self.anchor.attrs["eps"])
 
     def _finish(self, token: Expr, at: Expr) -> None:
         """A row of the result, divided."""
