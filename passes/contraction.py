@@ -14,6 +14,8 @@ from nomul.ir.types import DType
 from nomul.passes.graph_tools import number, produced_by
 from nomul.passes.rules.fuse.causal import Facts, Judge
 
+MOST_NODES = 64  # of a formula; longer ones are none that a rule looks for
+
 
 @dataclass(eq=False)
 class Label:
@@ -102,7 +104,11 @@ def contraction(value: Value, ranges: dict[str, Range]) -> Contraction:
 
 @dataclass
 class _Reader:
+    """left: values that are still read; others stand for themselves. A value is read wherever it is used, which would
+    be 2^n times in n squares of squares."""
+
     ranges: dict[str, Range]
+    left: int = MOST_NODES
     steps: dict[str, Callable[[Node], Contraction | None]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -123,7 +129,8 @@ class _Reader:
 
     def read(self, value: Value | None) -> Contraction:
         assert value is not None
-        step = self.steps.get(value.producer.op) if value.producer is not None else None
+        self.left -= 1
+        step = self.steps.get(value.producer.op) if value.producer is not None and self.left > 0 else None
         try:
             found = step(value.producer) if step and value.producer else None
         except Misfit:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from nomul.ir.dim import Dim, product
 from nomul.ir.graph import Node, Value
 from nomul.passes.contraction import (
+    MOST_NODES,
     Axes,
     Contraction,
     Label,
@@ -22,7 +23,7 @@ from nomul.passes.contraction import (
 )
 from nomul.passes.graph_tools import number
 
-MOST_TERMS, MOST_NODES = 8, 64  # longer sums are none that a rule looks for
+MOST_TERMS = 8  # longer sums are none that a rule looks for
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pass_graphs import Graph, apply
 
 from nomul.ir.graph import Module, Value
 from nomul.ir.types import DType
-from nomul.passes.contraction import contraction
+from nomul.passes.contraction import MOST_NODES, contraction
 
 SIZES = {"b": 2, "h": 3, "s": 5, "t": 4, "d": 6, "e": 7}
 
@@ -108,3 +108,13 @@ def test_sums_of_what_is_repeated_are_left() -> None:
     assert contraction(total, {}).factors[0].value is total
     bits = g.b.ew.cast(g.input("m", 3, 1, dtype="bool"), dtype=DType.F32)
     assert contraction(g.b.ew.mul(x, bits), {}).order == ()
+
+
+@pytest.mark.parametrize("squares", [14, 2000])
+def test_long_products_end_in_values_that_stand_for_themselves(squares: int) -> None:
+    """Squares of squares would be a product of 2^n factors."""
+    g = Graph({})
+    y = g.input("x", 4, 4)
+    for _ in range(squares):
+        y = g.b.nn.matmul(y, y)
+    assert 2 < len(contraction(y, {}).factors) <= MOST_NODES
