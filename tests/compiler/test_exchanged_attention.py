@@ -15,6 +15,7 @@ from nomul.ir import interpreter
 from nomul.ir.graph import Module, Weight
 from nomul.ir.parser import parse_module
 from nomul.nir import write_nir
+from nomul.passes.exchange import all_forms
 from nomul.runtime.trailer import read_facts
 
 TEXT = """\
@@ -88,6 +89,10 @@ FORMS = {
     "hamming": {},
     "softmax": {"scores": "i8"},
 }
+
+
+def test_every_form_is_compiled() -> None:
+    assert set(FORMS) == set(all_forms())
 
 
 @pytest.mark.parametrize("form", FORMS)

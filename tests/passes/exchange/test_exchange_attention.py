@@ -313,7 +313,6 @@ def test_wrong_words(form: str, options: dict[str, Any], words: str) -> None:
 
 
 def test_every_form_is_known_by_its_first_line() -> None:
-    assert set(all_forms()) == {"softmax", "window", "linear", "hamming", "inline", "sla"}
     assert all((kind.__doc__ or "").splitlines()[0].endswith(".") for kind in all_forms().values())
 
 
