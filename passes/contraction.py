@@ -171,9 +171,7 @@ class _Reader:
                 return self._ordered(node, one, condition.args[0])
         left, right = (self.read(arg) for arg in node.args)
         axes = aligned(left.axes, right.axes)
-        plain = not any(part.divisors or part.is_sum for part in (left, right))
-        inside = set(left.free) <= set(right.free) or set(right.free) <= set(left.free)
-        return None if plain and inside else multiplied(left, right, axes)
+        return None if _is_elementwise(left, right) else multiplied(left, right, axes)
 
     def _scaled(self, value: Value | None, factor: float) -> Contraction | None:
         found = self.read(value)
@@ -185,7 +183,7 @@ class _Reader:
             return self._scaled(node.args[0], 1 / given)
         above, below = (self.read(arg) for arg in node.args)
         axes = aligned(above.axes, below.axes)
-        if above.added or below.divisors:
+        if above.added or below.divisors or _is_elementwise(above, below):
             return None
         return replace(above, axes=axes, divisors=(*above.divisors, below))
 
@@ -236,6 +234,12 @@ class _Reader:
         if len(query) != 1 or len(key) != 1 or facts != Facts(causal=True):
             return None
         return replace(found, order=(*found.order, (query[0], key[0])))
+
+
+def _is_elementwise(left: Contraction, right: Contraction) -> bool:
+    """Whether one of two values is only scaled by the other, element by element."""
+    plain = not any(part.divisors or part.is_sum for part in (left, right))
+    return plain and (set(left.free) <= set(right.free) or set(right.free) <= set(left.free))
 
 
 def _is_made(found: Contraction) -> bool:

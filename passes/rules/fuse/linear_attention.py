@@ -61,7 +61,7 @@ class LinearAttentionFormula(NodeRule):
         if roles is None:
             return None
         causal, eps = _checked(whole, roles)
-        map, q, k = _mapped(roles)
+        map, q, k = mapped(roles)
         q, k, v = by_tokens(g, roles, q, k)
         y = g.nn.linear_attention(q, k, v, map=map, causal=causal, eps=eps)
         return roles.back(g, y, whole, node.result.shape)
@@ -128,7 +128,7 @@ def _divisor_token(below: Contraction, roles: Roles) -> Label | None:
     return None
 
 
-def _mapped(roles: Roles) -> tuple[str, Value, Value]:
+def mapped(roles: Roles) -> tuple[str, Value, Value]:
     """(map, queries, keys): the feature map that both have, and what it is a map of."""
     found = [_map(factor, roles.d) for factor in (roles.q, roles.k)]
     if found[0][0] != found[1][0]:

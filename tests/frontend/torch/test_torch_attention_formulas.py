@@ -143,6 +143,14 @@ def hamming(q: Any, k: Any, v: Any) -> Any:
     return (y / y.norm(dim=-1, keepdim=True)).transpose(1, 2)
 
 
+def gated(q: Any, k: Any, v: Any) -> Any:
+    """The linear branch of Liger, as the parallel form of gated linear attention."""
+    q, k, v = heads_first(q, k, v)
+    sums = (torch.nn.functional.logsigmoid(k) / 16).cumsum(2)
+    q, k = q.softmax(-1) * sums.exp(), k.softmax(-1) * (-sums).exp()
+    return ((q @ k.transpose(-2, -1)).tril() @ v).transpose(1, 2)
+
+
 def ops_of(module: Module) -> list[str]:
     return [node.op for node in module.main.nodes if node.op.partition(".")[0] != "view"]
 
@@ -187,6 +195,16 @@ def inline_by_sums(q: Any, k: Any, v: Any) -> Any:
     keys, values = k.sum(1) / tokens, v.sum(1) / tokens
     far = torch.einsum("bshd,bthd,bthe->bshe", q, k, v) / tokens
     return far - torch.einsum("bshd,bhd,bhe->bshe", q, keys, values) + values[:, None]
+
+
+@pytest.mark.parametrize("options", [{}, DYNAMIC], ids=["static", "dynamic"])
+def test_gated(options: dict[str, Any]) -> None:
+    model, inputs = Block(gated).eval(), (torch.randn(2, 11, WIDTH),)
+    module = fused(model, inputs, **options)
+    (node,) = [node for node in module.main.nodes if node.op == "nn.linear_attention"]
+    assert node.args[3] is not None and node.attrs["map"] == "softmax"
+    assert not {"nn.matmul", "reduce.cumsum", "nn.softmax", "ew.exp"} & set(ops_of(module))
+    same(module, model, inputs, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("formula", [inline, inline_by_weights, inline_by_sums], ids=lambda formula: formula.__name__)
