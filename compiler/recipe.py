@@ -73,6 +73,8 @@ def read_recipe(recipe: RecipeLike) -> Recipe:
         return _parse(built_in()[recipe], f"the recipe {recipe}")
     if isinstance(recipe, str) and not recipe.endswith(SUFFIX):
         return _rules({"layers": [_split(recipe)]})
+    if not isinstance(recipe, str | Path):
+        raise NomulError("NM008", f"a {type(recipe).__name__} is no recipe", help="a name, a path or a dictionary is")
     return _read_file(Path(recipe))
 
 

@@ -38,8 +38,10 @@ class Maps:
                 near = ", ".join(difflib.get_close_matches(key, self.arrays, 2, 0.3))
                 return f"the file of maps has no '{key}'" + (f" (near to it: {near})" if near else "")
             shape = self.arrays[key].shape
-            if len(shape) != 3 or shape[:2] != wanted:
+            if len(shape) != 3 or shape[:2] != wanted or shape[2] == 0:
                 return f"the map '{key}' is {list(shape)}, not [{wanted[0]}, {wanted[1]}, F]"
+            if not np.isfinite(self.arrays[key]).all():
+                return f"the map '{key}' has numbers that are not finite"
         if self.of(layer, "q").shape[2] != self.of(layer, "k").shape[2]:
             return f"the maps of '{layer.name}' have features of other sizes for queries and keys"
         return None

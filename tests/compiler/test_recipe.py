@@ -165,6 +165,11 @@ def test_a_rule_must_say_weights(tmp_path: Path) -> None:
         read_recipe(path)
 
 
+def test_what_is_no_recipe() -> None:
+    with pytest.raises(NomulError, match=r"NM008.*a list is no recipe"):
+        read_recipe([{"weights": "int8"}])  # type: ignore[arg-type]
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NomulError, match="NM008"):
         read_recipe(tmp_path / "none.toml")

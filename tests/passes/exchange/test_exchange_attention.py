@@ -152,6 +152,10 @@ def test_maps_that_do_not_fit(tmp_path: Path) -> None:
     save_maps(Maps("softmax", arrays | {"layer.0.attention.k": np.zeros((4, SIZE, 5), np.float32)}), path)
     with pytest.raises(NomulError, match="features of other sizes"):
         exchanged(model(), "linear", maps=str(path))
+    for size, number, words in ((0, 0.0, r"\[4, 8, 0\], not \[4, 8, F\]"), (6, np.nan, "not finite")):
+        save_maps(Maps("softmax", arrays | {"layer.0.attention.k": np.full((4, SIZE, size), number, np.float32)}), path)
+        with pytest.raises(NomulError, match=f"NM464.*{words}"):
+            exchanged(model(), "linear", maps=str(path))
     for text in (b"", b"\xff" * 40):
         path.write_bytes(text)
         with pytest.raises(NomulError, match="NM465"):

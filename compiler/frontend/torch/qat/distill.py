@@ -4,7 +4,7 @@ they can be to the weights of softmax attention, learned layer by layer from que
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,8 +27,8 @@ class Distilled:
     """Maps [H, D, F] and [G, D, F], and the mean cross-entropy of attention rows (nats), less the entropy of softmax's
     own rows, at the start and at the end."""
 
-    q: np.ndarray
-    k: np.ndarray
+    q: np.ndarray = field(repr=False)
+    k: np.ndarray = field(repr=False)
     before: float
     after: float
 
