@@ -146,7 +146,7 @@ class CompiledKernel:
 def call_here(function: Any, call: Call) -> list[np.ndarray]:
     """Call a function of this machine's."""
     buffers = [Guarded(array, alignment) for array, alignment in call.buffers]
-    scratch = Guarded(np.zeros(call.scratch, np.uint8), 64)
+    scratch = Guarded(np.full(call.scratch, 0xFF, np.uint8), 64)  # NaN as floats, which nothing may use unwritten
     pointers = [ctypes.c_void_p(buffers[position].address) for position in call.pointers]
     sizes = [ctypes.c_int64(size) for size in call.dims]
     cuts = [call.tiles * piece // call.pieces for piece in range(call.pieces + 1)]
