@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -279,13 +280,20 @@ class _Tile:
             reader = source.reader(unit_start)
             for piece in range(source.columns // RUN):
                 offset = let("offset", unit * source.columns + piece * RUN)
-                activations = [_repeated(q, start + offset, owner.lanes) for start in starts]
                 plane = piece % len(source.shifts)
-                for v in range(self.vectors):
-                    ready = owner.dot.weights(reader.piece(piece, v))
-                    for r in range(self.height):
-                        at = self._number(plane, r, v)
-                        owner.store_sum(at, owner.dot.add(owner.load_sum(at), ready, activations[r]))
+                ready = cache(lambda v, piece=piece: owner.dot.weights(reader.piece(piece, v)))
+                activations = cache(lambda r, offset=offset: _repeated(q, starts[r] + offset, owner.lanes))
+                for r, v in self._order(source):
+                    at = self._number(plane, r, v)
+                    owner.store_sum(at, owner.dot.add(owner.load_sum(at), ready(v), activations(r)))
+
+    def _order(self, source: Source) -> Iterator[tuple[int, int]]:
+        """Row by row, so that no more than the weights, which are fewer, and one row's activations are in registers
+        beside the sums; packed numbers vector by vector, since their other planes wait in registers."""
+        if isinstance(source, Panel):
+            yield from self._each()
+        else:
+            yield from ((r, v) for v in range(self.vectors) for r in range(self.height))
 
     def _distance(self, source: Source) -> Expr:
         """How many elements ahead weights are prefetched, or None."""
