@@ -4,11 +4,11 @@
 Queries stand in the vector lanes. The queries of a tile are packed once into a panel Q^T [D, 32]; a block of keys gives
 S^T = K Q^T [keys, 32], whose exponentials are the panel of the second product, O^T = V^T P^T [E, 32]. So neither K nor
 V is packed or transposed, the softmax sums nothing across lanes, and both products run in nn.linear's inner kernel.
+Neighbouring tiles of a head take each block of keys in turns (`attention_tiles.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -20,7 +20,6 @@ from nomul.backends.attention_span import (
     RELATIVE,
     TILES,
     AttentionSpan,
-    along,
     main_positions,
     optional_operand,
 )
@@ -28,8 +27,10 @@ from nomul.backends.emit import Epilogue
 from nomul.backends.expressions import bind
 from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
+from nomul.backends.kernels import heads
 from nomul.backends.kernels.attention_mask import Mask
-from nomul.backends.kernels.attention_rules import HiddenKeys, RelativeBias
+from nomul.backends.kernels.attention_rules import SPANS, HiddenKeys, RelativeBias
+from nomul.backends.kernels.attention_tiles import KEYS, MEMBERS, Neighbours, Tile, Visits
 from nomul.backends.mathlib import exp_nonpositive, tanh
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
@@ -43,7 +44,6 @@ from nomul.ir.op import Kind
 from nomul.ir.types import DType
 from nomul.ir.views import View, resolve
 
-KEYS = 64  # of a block: its scores [64, 32] and 64 rows of K stay in the first-level cache
 _VECTORS = 4  # of queries whose softmax goes on side by side
 LOWEST = -3.4028234663852886e38  # where a maximum starts, so that a row that sees nothing gives 0 and no NaN
 
@@ -116,16 +116,6 @@ def share_of(total: Expr) -> Expr:
     return bind(tirx.Select(total > zero, one / total, zero))
 
 
-@dataclass(frozen=True)
-class Tile:
-    """What one tile works on: batch and head, the first of its queries and how many there are."""
-
-    batch: Expr
-    head: Expr
-    first: Expr
-    count: Expr
-
-
 class Attention:
     """Emits the body of one kernel; how queries are packed and scores computed, `attention_bytes.py` does otherwise."""
 
@@ -142,71 +132,47 @@ class Attention:
         self.lanes = self.tile.lanes
         self.epilogue = Epilogue(frame.group, anchor.result)
         self.work = buffer_at("work", "float32", frame.scratch)
-        self.sums = self.depth * PANEL  # Q^T stands at 0; then O^T, the scores, and the state of the softmax
-        self.scores = self.sums + self.width * PANEL
-        self.state = self.scores + KEYS * PANEL
-        spans = self.state + 3 * PANEL
-        distances = spans + 2 * PANEL
-        self.size = distances + KEYS + PANEL
-        mask, relative, self.tiles = (optional_operand(anchor, position) for position in (MASK, RELATIVE, TILES))
+        self.distances = KEYS * PANEL  # behind the scores of a block; then what is each tile's own:
+        self.sums = self.depth * PANEL  # O^T behind Q^T, and the state of the softmax
+        self.state = self.sums + self.width * PANEL
+        self.own = self.state + 3 * PANEL + SPANS  # numbers of a tile
+        self.most = min(MEMBERS, int(ceil_div(self.queries, PANEL).bounds(frame.group.ranges)[1]))
+        mask, relative, tiles = (optional_operand(anchor, position) for position in (MASK, RELATIVE, TILES))
         self.mask = None if mask is None else Mask(frame, mask)
-        self.hidden = HiddenKeys(frame, AttentionSpan(anchor, frame.size), spans)
+        self.hidden = HiddenKeys(frame, AttentionSpan(anchor, frame.size), self.own - SPANS)
+        self.visits = Visits(frame, self.hidden, tiles, anchor.attrs["tile"])
         self.relative = None
         if relative is not None:
-            self.relative = RelativeBias(frame, relative, frame.size(self.queries), KEYS, distances)
+            self.relative = RelativeBias(frame, relative, frame.size(self.queries), KEYS, self.distances)
 
     def emit(self) -> None:
         most_keys = int(min(KEYS, self.keys.bounds(self.frame.group.ranges)[1]))
         self.folds = local("folds", "float32", _VECTORS * self.lanes)  # running maxima, then sums, in registers
-        self.pending = local("pending", "int64", 1)  # the last kept block
         self.prepare(most_keys)
-        by_values = InnerKernel(self.tile, [self.width])
+        self._by_values = InnerKernel(self.tile, [self.width])
+        queries = self.frame.size(self.queries)
         blocks = let("query_blocks", self.frame.size(ceil_div(self.queries, PANEL)))
-        with loop("tile", self.frame.end - self.frame.begin, self.frame.begin) as number:
-            head_number = let("head_number", tirx.truncdiv(number, blocks))
-            batch = let("batch", tirx.truncdiv(head_number, index(self.heads)))
-            first = let("first", (number - head_number * blocks) * PANEL)
-            count = let("count", tirx.min(index(PANEL), self.frame.size(self.queries) - first))
-            tile = Tile(batch, let("head", head_number - batch * self.heads), first, count)
-            self.pack_queries(tile)
-            self._fetch_rows(tile)
-            self._clear()
-            self._blocks(tile, by_values)
-            self._finish(tile)
+        with heads.neighbours(self.frame, blocks, self.most) as (number, block, members):
+            batch = let("batch", tirx.truncdiv(number, index(self.heads)))
+            head = let("head", number - batch * self.heads)
+            group = Neighbours(batch, head, block, members, queries, self.distances + KEYS + PANEL, self.own)
+            with group.each() as tile:
+                self.pack_queries(tile)
+                self._fetch_rows(tile)
+                self._clear(tile)
+                self.hidden.enter(tile)
+            self.visits.blocks(group, self._block)
+            with group.each() as tile:
+                self._finish(tile)
+
+    @property
+    def size(self) -> int:
+        """Numbers of scratch."""
+        return self.distances + KEYS + PANEL + self.most * self.own
 
     def prepare(self, most_keys: int) -> None:
         """What `score` has in registers. most_keys: of a block."""
         self._by_keys = InnerKernel(self.tile, range(1, most_keys + 1))
-
-    def _blocks(self, tile: Tile, by_values: InnerKernel) -> None:
-        """All blocks of keys that a query of the tile may see."""
-        first, end = self.hidden.enter(tile)
-        seen, begin = let("seen", end), let("first_block", tirx.truncdiv(first, index(KEYS)))
-        count = let("blocks", tirx.truncdiv(seen + (KEYS - 1), index(KEYS)) - begin)
-        if self.tiles is not None:
-            self._kept_blocks(tile, begin, count, seen, by_values)
-            return
-        with loop("block", count, begin) as block:
-            self._block(tile, let("start", block * KEYS), index(KEYS), seen, by_values)
-
-    def _kept_blocks(self, tile: Tile, begin: Expr, count: Expr, seen: Expr, by_values: InnerKernel) -> None:
-        """Those that the mask of tiles keeps; work on one starts when the next is known, which it brings near."""
-        store(self.pending, 0, index(-1))
-        with loop("block", count + 1, begin) as block:
-            start = let("start", tirx.max(index(0), tirx.min(block * KEYS, seen - 1)))
-            is_end = tirx.EQ(block, begin + count)
-            with when(tirx.Or(is_end, self._is_kept(tile, start))):
-                with when(self.pending[0] >= 0):
-                    waiting = let("waiting", self.pending[0])
-                    ahead = let("ahead", (block - waiting) * KEYS)
-                    self._block(tile, let("start", waiting * KEYS), ahead, seen, by_values)
-                store(self.pending, 0, block)
-
-    def _is_kept(self, tile: Tile, start: Expr) -> Expr:
-        tiles = self.tiles
-        assert tiles is not None
-        places = [let("place", tirx.truncdiv(token, index(self.anchor.attrs["tile"]))) for token in (tile.first, start)]
-        return self.frame.read(tiles, (along(tiles, 0, tile.batch), along(tiles, 1, tile.head), *places))
 
     # -- the parts of a tile -----------------------------------------------------------------------------------
     def pack_queries(self, tile: Tile) -> None:
@@ -218,10 +184,10 @@ class Attention:
             start = let("q_start", base + row * self.frame.size(strides[1]))
             with loop("d", self.depth) as d:
                 element = buffer[start + d * self.frame.size(strides[3])]
-                store(self.work, d * PANEL + lane, element * tirx.FloatImm("float32", self.scale))
+                store(self.work, tile.at + d * PANEL + lane, element * tirx.FloatImm("float32", self.scale))
 
     def _fetch_rows(self, tile: Tile) -> None:
-        """Bring the rows that the tile writes, and those of the next tile's queries, near while keys are worked on."""
+        """Bring the rows that the tile writes, and those of the next tile's queries, near before they are asked for."""
         base = let("next_base", self._base(self.q, tile.batch, tile.head))
         result = self.frame.results[0]
         with loop("lane", PANEL) as lane:
@@ -231,17 +197,17 @@ class Attention:
             query = let("query", base + (row + PANEL) * self.frame.size(self.q.strides[1]))
             prefetch(self.frame.buffer(self.q.source), query, self.depth, 2)
 
-    def _clear(self) -> None:
+    def _clear(self, tile: Tile) -> None:
         """The first block multiplies the sums by 0, so any number will do; zeros would become a call of memset."""
         with loop("place", self.width * PANEL // self.lanes) as place:
-            store_vector(self.work, place * self.lanes + self.sums, self._constant(LOWEST))
+            store_vector(self.work, place * self.lanes + tile.at + self.sums, self._constant(LOWEST))
         for column in self._columns():
-            store_vector(self.work, self.state + column, self._constant(LOWEST))
-            store_vector(self.work, self.state + PANEL + column, self._constant(0.0))
+            store_vector(self.work, tile.at + self.state + column, self._constant(LOWEST))
+            store_vector(self.work, tile.at + self.state + PANEL + column, self._constant(0.0))
 
-    def _block(self, tile: Tile, start: Expr, ahead: Expr, seen: Expr, by_values: InnerKernel) -> None:
-        """Keys from `start` on, of those before `seen`.  ahead: how far away the next block is."""
-        keys = let("keys", tirx.min(index(KEYS), seen - start))
+    def _block(self, tile: Tile, start: Expr) -> None:
+        """Keys of a block from `start` on."""
+        keys = let("keys", tirx.min(index(KEYS), self.hidden.end(tile) - start))
         head = tirx.truncdiv(tile.head, index(self.shared)) if self.shared > 1 else tile.head
         k_start, v_start = (
             let("start", self._base(view, tile.batch, head) + start * self.frame.size(view.strides[1]))
@@ -249,87 +215,90 @@ class Attention:
         )
         self.score(tile, head, start, k_start, keys)
         if self.mask is not None:
-            self.mask.apply(self.work, self.scores, tile, start, keys, self.frame.size(self.queries), self.lanes)
+            self.mask.apply(self.work, tile, start, keys, self.frame.size(self.queries), self.lanes)
         if self.relative is not None:
-            self.relative.apply(self.work, self.scores, tile, start, keys, self.lanes)
-        self.hidden.apply(self.work, self.scores, start, keys, self.lanes)
-        self._starts, self._ahead = (k_start, v_start), ahead
-        self._softmax(keys)
+            self.relative.apply(self.work, tile, start, keys, self.lanes)
+        self.hidden.apply(self.work, tile, start, keys, self.lanes)
+        self._softmax(tile, keys)
         v_rows = Rows(self.frame.buffer(self.v.source), v_start, self.frame.size(self.v.strides[3]))
         over = Reduction(1, ((keys, self.frame.size(self.v.strides[1])),))
-        by_values.block(
-            self.width, PANEL, Product(v_rows, Panel(self.work, index(self.scores)), over, self._accumulate)
-        )
+        distance = let("distance", self.visits.ahead[0])
+
+        def ahead(row: Expr, key: Expr) -> None:
+            """The next block's rows come near: those of one head are too far apart for the machine to see it."""
+            with when(distance != 0):
+                for view, start, size in ((self.k, k_start, self.depth), (self.v, v_start, self.width)):
+                    place = let("next", start + (key + distance) * self.frame.size(view.strides[1]) + row)
+                    for first in range(0, size, self.width):
+                        prefetch(self.frame.buffer(view.source), place + first, 1, 2)
+
+        def accumulate(row: Expr, column: Expr, sums: Expr) -> None:
+            """O^T = O^T * (how much the maximum's rise shrinks it) + new."""
+            lanes = int(sums.ty.dtype.lanes)
+            place = let("place", tile.at + self.sums + row * PANEL + column)
+            shrink = load(self.work, tile.at + self.state + 2 * PANEL + column, lanes)
+            store_vector(self.work, place, load(self.work, place, lanes) * shrink + sums)
+
+        powers = Panel(self.work, index(0))
+        self._by_values.block(self.width, PANEL, Product(v_rows, powers, over, accumulate, ahead))
 
     def score(self, tile: Tile, head: Expr, start: Expr, place: Expr, keys: Expr) -> None:
         """Scores of `keys` keys from `start` on, whose first element is at `place`."""
         rows = Rows(self.frame.buffer(self.k.source), place, self.frame.size(self.k.strides[1]))
-        panel = Panel(self.work, index(0))
+        panel = Panel(self.work, tile.at)
         self._by_keys.block(keys, PANEL, Product(rows, panel, Reduction(self.depth), self._keep_scores))
-
-    def _fetch_next(self, key: Expr) -> None:
-        """Bring a key and its value of the next block near: rows of one head are too far apart for the machine to."""
-        for view, start, size in zip((self.k, self.v), self._starts, (self.depth, self.width), strict=True):
-            place = start + (key + self._ahead) * self.frame.size(view.strides[1])
-            prefetch(self.frame.buffer(view.source), let("next", place), size, 2)
 
     def _keep_scores(self, row: Expr, column: Expr, sums: Expr) -> None:
         if self.cap:
             sums = tanh(let("score", sums)) * self._constant_of(self.cap, sums)
-        store_vector(self.work, self.scores + row * PANEL + column, sums)
+        store_vector(self.work, row * PANEL + column, sums)
 
     def _constant_of(self, value: float, like: Expr) -> Expr:
         return spread(tirx.FloatImm("float32", value), int(like.ty.dtype.lanes))
 
-    def _accumulate(self, row: Expr, column: Expr, sums: Expr) -> None:
-        """O^T = O^T * (how much the maximum's rise shrinks it) + new."""
-        lanes = int(sums.ty.dtype.lanes)
-        place = let("place", self.sums + row * PANEL + column)
-        shrink = load(self.work, self.state + 2 * PANEL + column, lanes)
-        store_vector(self.work, place, load(self.work, place, lanes) * shrink + sums)
-
-    def _softmax(self, keys: Expr) -> None:
+    def _softmax(self, tile: Tile, keys: Expr) -> None:
         """Scores become exponentials, a few vectors of queries at a time, so that all state is in registers."""
         together = min(_VECTORS, PANEL // self.lanes)
         with loop("columns", PANEL // (together * self.lanes)) as group:
             base = let("base", group * (together * self.lanes))
-            self._softmax_of(keys, [let("column", base + part * self.lanes) for part in range(together)])
+            columns = [let("column", base + part * self.lanes) for part in range(together)]
+            self._softmax_of(keys, let("state", tile.at + self.state), columns)
 
-    def _softmax_of(self, keys: Expr, columns: list[Expr]) -> None:
-        """The state's rows are: maximum, sum, and how much the old sums shrink."""
+    def _softmax_of(self, keys: Expr, state: Expr, columns: list[Expr]) -> None:
+        """state: where its rows stand: maximum, sum, and how much the old sums shrink."""
         for part, column in enumerate(columns):
-            store(self.folds, self._part(part), load(self.work, self.state + column, self.lanes))
+            store(self.folds, self._part(part), load(self.work, state + column, self.lanes))
         with loop("key", keys) as key:
             for part, column in enumerate(columns):
-                score = load(self.work, self.scores + key * PANEL + column, self.lanes)
+                score = load(self.work, key * PANEL + column, self.lanes)
                 store(self.folds, self._part(part), tirx.max(self._fold(part), score))
         tops = [let("top", self._fold(part)) for part in range(len(columns))]
         for part, column in enumerate(columns):
-            fall = let("fall", load(self.work, self.state + column, self.lanes) - tops[part])
+            fall = let("fall", load(self.work, state + column, self.lanes) - tops[part])
             shrink = let("shrink", exp_nonpositive(fall))
-            store_vector(self.work, self.state + column, tops[part])
-            store_vector(self.work, self.state + 2 * PANEL + column, shrink)
-            store(self.folds, self._part(part), load(self.work, self.state + PANEL + column, self.lanes) * shrink)
+            store_vector(self.work, state + column, tops[part])
+            store_vector(self.work, state + 2 * PANEL + column, shrink)
+            store(self.folds, self._part(part), load(self.work, state + PANEL + column, self.lanes) * shrink)
         with loop("key", keys) as key:
-            self._fetch_next(key)
             for part, column in enumerate(columns):
-                place = let("place", self.scores + key * PANEL + column)
+                place = let("place", key * PANEL + column)
                 power = let("power", exp_nonpositive(let("below", load(self.work, place, self.lanes) - tops[part])))
                 store_vector(self.work, place, power)
                 store(self.folds, self._part(part), self._fold(part) + power)
         for part, column in enumerate(columns):
-            store_vector(self.work, self.state + PANEL + column, self._fold(part))
+            store_vector(self.work, state + PANEL + column, self._fold(part))
 
     def _finish(self, tile: Tile) -> None:
         """O^T / sum, transposed into the result."""
+        shares = let("shares", tile.at + (self.state + PANEL))
         for column in self._columns():
-            total = let("total", load(self.work, self.state + PANEL + column, self.lanes))
-            store_vector(self.work, self.state + PANEL + column, share_of(total))
+            total = let("total", load(self.work, shares + column, self.lanes))
+            store_vector(self.work, shares + column, share_of(total))
         with loop("lane", tile.count) as lane:
-            share = let("share", self.work[self.state + PANEL + lane])
+            share = let("share", self.work[shares + lane])
             row = let("row", tile.first + lane)
             with loop("e", self.width) as e:
-                value = let("value", self.work[self.sums + e * PANEL + lane] * share)
+                value = let("value", self.work[tile.at + self.sums + e * PANEL + lane] * share)
                 place = (tile.batch, row, tile.head, e)
                 self.frame.write(0, place, self.epilogue.apply(value, place, self.frame.read))
 

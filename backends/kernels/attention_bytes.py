@@ -14,6 +14,7 @@ from nomul.backends.attention_span import QUANTISED
 from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
 from nomul.backends.kernels import attention
+from nomul.backends.kernels.attention_tiles import Tile
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir import dot
@@ -50,8 +51,8 @@ def flash_bytes(group: Group, target: Target) -> Built:
 
 
 class ByteAttention(attention.Attention):
-    """Scratch holds, for the 32 queries of a tile: their bytes [D / 4, 32, 4] at 0, the factors of their scores, and
-    what their sums begin with."""
+    """What is a tile's own in scratch begins with the bytes of its queries, [D / 4, 32, 4]; behind the rest stand the
+    factors of their scores, and what their sums begin with."""
 
     def __init__(self, frame: KernelFrame, anchor: Node) -> None:
         super().__init__(frame, anchor)
@@ -61,32 +62,33 @@ class ByteAttention(attention.Attention):
         self._dot = dot.Dot(frame.target, wide=True)
         self._rows = _ROWS[self._dot.width]
         self._codes = buffer_at("codes", "int32", frame.scratch)
-        self._factors, self._first_sums = self.size, self.size + PANEL
-        self.size += 2 * PANEL
+        self._factors, self._first_sums = self.own, self.own + PANEL
+        self.own += 2 * PANEL
 
     def prepare(self, most_keys: int) -> None:
         self._rows = min(self._rows, most_keys)
         self._sums = local("byte_sums", "int32", self._rows * _VECTORS * self.lanes)
 
-    def pack_queries(self, tile: attention.Tile) -> None:
+    def pack_queries(self, tile: Tile) -> None:
         """Lanes without a query repeat the last one."""
         base = let("q_base", self._base(self.q, tile.batch, tile.head))
         with loop("lane", PANEL) as lane:
             row = let("row", tirx.min(tile.first + lane, self.frame.size(self.queries) - 1))
             start = let("q_start", base + row * self.frame.size(self.q.strides[1]))
-            store(self._codes, lane + self._first_sums, tirx.const(0, "int32"))
+            sums = let("sums", tile.at + self._first_sums + lane)
+            store(self._codes, sums, tirx.const(0, "int32"))
             with loop("d", self.depth) as d:
-                total = self._codes[lane + self._first_sums]
+                total = self._codes[sums]
                 element = tirx.Cast("int32", self.frame.buffer(self.q.source)[start + d])
-                store(self._codes, lane + self._first_sums, total + element * (self._dot.bias - 128))
+                store(self._codes, sums, total + element * (self._dot.bias - 128))
             for step, bytes in self._steps():
                 with step as number:
                     quad = self._quad(self.q.source, start + number * _QUAD, bytes)
-                    store(self._codes, number * PANEL + lane, quad)
+                    store(self._codes, tile.at + number * PANEL + lane, quad)
             factor = self.frame.read(self._q_scale, (tile.batch, row, tile.head)) * tirx.FloatImm("float32", self.scale)
-            store(self.work, lane + self._factors, factor)
+            store(self.work, tile.at + self._factors + lane, factor)
 
-    def score(self, tile: attention.Tile, head: Expr, start: Expr, place: Expr, keys: Expr) -> None:
+    def score(self, tile: Tile, head: Expr, start: Expr, place: Expr, keys: Expr) -> None:
         """Whole tiles of keys, and one that repeats the last key: there is room for scores behind it."""
         chunks = let("chunks", tirx.truncdiv(keys, index(self._rows)))
         with loop("chunk", chunks) as chunk:
@@ -97,9 +99,7 @@ class ByteAttention(attention.Attention):
             rows = [let("row", tirx.min(done + r, keys - 1)) for r in range(self._rows)]
             self._score_rows(tile, head, start, place, rows, done)
 
-    def _score_rows(
-        self, tile: attention.Tile, head: Expr, start: Expr, place: Expr, rows: list[Expr], first: Expr
-    ) -> None:
+    def _score_rows(self, tile: Tile, head: Expr, start: Expr, place: Expr, rows: list[Expr], first: Expr) -> None:
         """rows: keys of the block.  first: where their scores go."""
         stride = self.frame.size(self.k.strides[1])
         places = [let("k_place", place + row * stride) for row in rows]
@@ -108,19 +108,21 @@ class ByteAttention(attention.Attention):
             columns = [let("column", (number * _VECTORS + part) * self.lanes) for part in range(_VECTORS)]
             for r in range(self._rows):
                 for part, column in enumerate(columns):
-                    store(self._sums, self._cell(r, part), load(self._codes, column + self._first_sums, self.lanes))
+                    first_sums = load(self._codes, tile.at + self._first_sums + column, self.lanes)
+                    store(self._sums, self._cell(r, part), first_sums)
             for step, bytes in self._steps():
                 with step as quad:
-                    self._multiply(places, quad, bytes, columns)
+                    self._multiply(places, quad, bytes, [tile.at + quad * PANEL + column for column in columns])
             for r in range(self._rows):
                 for part, column in enumerate(columns):
                     sums = tirx.Cast(f"float32x{self.lanes}", tirx.BufferLoad(self._sums, [self._cell(r, part)]))
-                    scaled = sums * load(self.work, column + self._factors, self.lanes) * spread(scales[r], self.lanes)
+                    factors = load(self.work, tile.at + self._factors + column, self.lanes)
+                    scaled = sums * factors * spread(scales[r], self.lanes)
                     self._keep_scores(first + r, column, scaled)
 
-    def _multiply(self, places: list[Expr], quad: Expr, bytes: int, columns: list[Expr]) -> None:
-        """Four elements of the keys at `places` times those of the queries."""
-        queries = [let("q", load(self._codes, quad * PANEL + column, self.lanes)) for column in columns]
+    def _multiply(self, places: list[Expr], quad: Expr, bytes: int, codes: list[Expr]) -> None:
+        """Four elements of the keys at `places` times those of the queries at `codes`."""
+        queries = [let("q", load(self._codes, place, self.lanes)) for place in codes]
         offset = spread(tirx.IntImm("int32", _OFFSET), self.lanes)
         for r, place in enumerate(places):
             key = spread(self._quad(self.k.source, place + quad * _QUAD, bytes), self.lanes)

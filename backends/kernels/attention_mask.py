@@ -16,7 +16,7 @@ from nomul.ir.types import DType
 from nomul.ir.views import resolve
 
 if TYPE_CHECKING:
-    from nomul.backends.kernels.attention import Tile
+    from nomul.backends.kernels.attention_tiles import Tile
 
 Expr = Any
 
@@ -35,14 +35,14 @@ class Mask:
             Dim.of(0) if size == Dim.of(1) else stride for size, stride in zip(sizes, strides, strict=True)
         )
 
-    def apply(self, work: Any, scores: int, tile: Tile, start: Expr, keys: Expr, queries: Expr, lanes: int) -> None:
-        """Change the scores of `keys` keys from `start` on; they stand in `work` from `scores` on."""
+    def apply(self, work: Any, tile: Tile, start: Expr, keys: Expr, queries: Expr, lanes: int) -> None:
+        """Change the scores of `keys` keys from `start` on; they stand in `work`."""
         batch, head, query, key_stride = (self.frame.size(stride) for stride in self.strides)
         base = let("mask_base", self.frame.size(self.view.offset) + tile.batch * batch + tile.head * head)
         with loop("key", keys) as key:
             row = let("mask_row", base + (start + key) * key_stride)
             for column in range(0, PANEL, lanes):
-                place = let("place", scores + key * PANEL + column)
+                place = let("place", key * PANEL + column)
                 mask = self._lanes(row, tile, column, query, queries, lanes)
                 store_vector(work, place, self._masked(load(work, place, lanes), mask))
 

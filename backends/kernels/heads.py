@@ -75,17 +75,17 @@ def grain(anchor: Node) -> int:
 
 
 @contextmanager
-def neighbours(frame: KernelFrame, key_heads: int, most: int) -> Iterator[tuple[Expr, Expr, Expr]]:
-    """(batch element, first key head, how many): the call's tiles, each one key head, by runs of at most `most`."""
-    size = index(key_heads)
-    first = let("first_batch", tirx.truncdiv(frame.begin, size))
-    last = let("last_batch", tirx.truncdiv(frame.end - 1, size))
-    with loop("batch", last - first + 1, first) as batch:
-        low = let("low", tirx.max(frame.begin - batch * size, index(0)))
-        high = let("high", tirx.min(frame.end - batch * size, size))
+def neighbours(frame: KernelFrame, inner: Expr | int, most: int) -> Iterator[tuple[Expr, Expr, Expr]]:
+    """(outer, first inner, how many): the call's tiles, `inner` of each outer, by runs of at most `most` inner ones."""
+    size = index(inner)
+    first = let("first_outer", tirx.truncdiv(frame.begin, size))
+    last = let("last_outer", tirx.truncdiv(frame.end - 1, size))
+    with loop("outer", last - first + 1, first) as outer:
+        low = let("low", tirx.max(frame.begin - outer * size, index(0)))
+        high = let("high", tirx.min(frame.end - outer * size, size))
         with loop("run", tirx.truncdiv(high - low + (most - 1), index(most))) as run:
-            head = let("key_head", low + run * most)
-            yield batch, head, let("members", tirx.min(index(most), high - head))
+            place = let("inner", low + run * most)
+            yield outer, place, let("members", tirx.min(index(most), high - place))
 
 
 @contextmanager

@@ -29,6 +29,7 @@ CASES = [
     *((SIZES[1], RULES[i % 3], extra) for i, extra in enumerate(EXTRAS[1:])),
     (SIZES[2], RULES[1], "lengths"),
     (SIZES[2], RULES[2], "none"),
+    ((1, 299, 301, 2, 1, 12, 9), RULES[1], "none"),  # ten tiles of queries a head, eight of which go side by side
 ]
 
 

@@ -51,6 +51,9 @@ FEW_FORMS = [
 SIZES = [{"B": 2, "S": 130, "T": 131, "P": 3}, {"B": 1, "S": 1, "T": 1, "P": 5}, {"B": 1, "S": 65, "T": 200, "P": 70}]
 
 
+MANY = {"B": 1, "S": 299, "T": 301, "P": 3}  # ten tiles of queries a head, eight of which go side by side
+
+
 def group_of(form: Form) -> Any:
     heads, groups = form.heads
     queries = Dim.of(form.queries or "S")
@@ -97,10 +100,22 @@ def check(kernels: list[CompiledKernel], forms: list[Form], pieces: int) -> None
             close(kernel(*arrays, dims=used, pieces=pieces)[0], expected, 5e-6)
 
 
+def check_neighbours(kernel: CompiledKernel, form: Form) -> None:
+    """Results are right, and the same whether tiles go side by side or each by itself."""
+    arrays = arrays_of(form, kernel, MANY)
+    used = {name: MANY[name] for name in kernel.group.dims}
+    together = kernel(*arrays, dims=used)[0]
+    close(together, reference(kernel.group, arrays, used)[0], 5e-6)
+    for pieces in (3, kernel.built.tiles.evaluate(used)):
+        np.testing.assert_array_equal(kernel(*arrays, dims=used, pieces=pieces)[0], together)
+
+
 @pytest.mark.parametrize("on", every_level())
 def test_blocks_of_queries(on: str) -> None:
     kernels = compile_kernels(all_kernels()[FLASH], [group_of(form) for form in FORMS], level(on))
     check(kernels, FORMS, 2)
+    for kernel, form in zip(kernels, FORMS, strict=True):
+        check_neighbours(kernel, form)
 
 
 @pytest.mark.parametrize("on", every_level())
