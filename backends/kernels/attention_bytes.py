@@ -19,7 +19,7 @@ from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir import dot
 from nomul.backends.tir.body import buffer_at, index, let, local, loop, store, when
-from nomul.backends.tir.register_tile import PANEL
+from nomul.backends.tir.register_tile import PANEL, RegisterTile
 from nomul.backends.tir.vectors import lanes_at, load, spread
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node
@@ -59,6 +59,8 @@ class ByteAttention(attention.Attention):
         q_scale, k_scale = anchor.args[1], anchor.args[3]
         assert q_scale is not None and k_scale is not None
         self._q_scale, self._k_scale = q_scale, k_scale
+        self.tile = RegisterTile.of(frame.target, None)  # few queries take vectors of bytes as wide as many do
+        self.lanes = self.tile.lanes
         self._dot = dot.Dot(frame.target, wide=True)
         self._rows = _ROWS[self._dot.width]
         self._codes = buffer_at("codes", "int32", frame.scratch)

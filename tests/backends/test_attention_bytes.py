@@ -95,15 +95,15 @@ def test_sizes_masks_and_rules(on: str) -> None:
             close(kernel(*given, pieces=pieces)[0], expected, 3e-6)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_model_from_floats(threads: int) -> None:
-    params = [Value(name, Tensor.of("f32", 1, 100, 4, 24)) for name in "qkv"]
+@pytest.mark.parametrize(("threads", "tokens"), [(1, 100), (2, 100), (1, 5)])
+def test_a_model_from_floats(threads: int, tokens: int) -> None:
+    params = [Value(name, Tensor.of("f32", 1, tokens, 4, 24)) for name in "qkv"]
     func = Func("main", params)
     func.returns = [Builder(func).nn.attention(*params, scale=0.2, causal=True, scores="i8")]
     module = Module()
     module.add_func(func)
     artifact = nomul.compile(module)
-    arrays = [RNG.standard_normal((1, 100, 4, 24)).astype(np.float32) for _ in params]
+    arrays = [RNG.standard_normal((1, tokens, 4, 24)).astype(np.float32) for _ in params]
     attention = all_ops()["nn.attention"].function
     got = artifact(*arrays, threads=threads)[0]
     close(got, attention(*arrays, scale=0.2, causal=True, scores="i8"), 3e-6)
