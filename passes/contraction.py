@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from nomul.ir.dim import Dim, Range, product
 from nomul.ir.graph import Node, Value
@@ -15,6 +15,7 @@ from nomul.passes.graph_tools import number, produced_by
 from nomul.passes.rules.fuse.causal import Facts, Judge
 
 MOST_NODES = 64  # of a formula; longer ones are none that a rule looks for
+Found = TypeVar("Found")
 
 
 @dataclass(eq=False)
@@ -103,13 +104,34 @@ def contraction(value: Value, ranges: dict[str, Range]) -> Contraction:
 
 
 @dataclass
-class _Reader:
-    """left: values that are still read; others stand for themselves. A value is read wherever it is used, which would
-    be 2^n times in n squares of squares."""
+class Reader(Generic[Found]):
+    """Reads a value by the step of its node's op; one without a step, or whose axes do not fit, is `alone`.
 
+    left: values that are still read; others stand for themselves. A value is read wherever it is used, which would be
+    2^n times in n squares of squares."""
+
+    left: int = field(default=MOST_NODES, kw_only=True)
+    steps: dict[str, Callable[[Node], Found | None]] = field(init=False)
+
+    def read(self, value: Value | None) -> Found:
+        assert value is not None
+        self.left -= 1
+        node = value.producer
+        step = self.steps.get(node.op) if node is not None and self.left > 0 else None
+        try:
+            found = step(node) if step and node else None
+        except Misfit:
+            found = None
+        return found or self.alone(value)
+
+    def alone(self, value: Value) -> Found:
+        """What a value is that is not read further."""
+        raise NotImplementedError
+
+
+@dataclass
+class _Reader(Reader[Contraction]):
     ranges: dict[str, Range]
-    left: int = MOST_NODES
-    steps: dict[str, Callable[[Node], Contraction | None]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.steps = {
@@ -127,15 +149,8 @@ class _Reader:
             "reduce.cumsum": self._running_sum,
         }
 
-    def read(self, value: Value | None) -> Contraction:
-        assert value is not None
-        self.left -= 1
-        step = self.steps.get(value.producer.op) if value.producer is not None and self.left > 0 else None
-        try:
-            found = step(value.producer) if step and value.producer else None
-        except Misfit:
-            found = None
-        return found or leaf(value)
+    def alone(self, value: Value) -> Contraction:
+        return leaf(value)
 
     # -- views ---------------------------------------------------------------------------------------------------
     def _transpose(self, node: Node) -> Contraction:
@@ -148,9 +163,8 @@ class _Reader:
         return found.apart(parts, axes)
 
     def _expand(self, node: Node) -> Contraction:
-        found, shape = self.read(node.args[0]), node.result.shape
-        axes = ((),) * (len(shape) - len(found.axes)) + found.axes
-        return replace(found, axes=tuple(axis or fresh(size) for axis, size in zip(axes, shape, strict=True)))
+        found = self.read(node.args[0])
+        return replace(found, axes=expanded(found.axes, node.result.shape))
 
     # -- products ------------------------------------------------------------------------------------------------
     def _matmul(self, node: Node) -> Contraction | None:
@@ -201,11 +215,8 @@ class _Reader:
 
     # -- sums ----------------------------------------------------------------------------------------------------
     def _sum(self, node: Node) -> Contraction | None:
-        found, gone = self.read(node.args[0]), node.attrs["axes"]
-        summed = [label for axis in gone for label in found.axes[axis]]
-        kept = [() if axis in gone else labels for axis, labels in enumerate(found.axes)]
-        axes = kept if node.attrs["keepdims"] else [kept[axis] for axis in range(len(kept)) if axis not in gone]
-        return found.without(summed, tuple(axes))
+        found = self.read(node.args[0])
+        return found.without(*reduced(found.axes, node))
 
     def _running_sum(self, node: Node) -> Contraction | None:
         found, axis = self.read(node.args[0]), node.attrs["axis"]
@@ -254,6 +265,20 @@ def leaf(value: Value) -> Contraction:
 
 def fresh(size: Dim) -> tuple[Label, ...]:
     return () if size == ONE else (Label(size),)
+
+
+def expanded(axes: Axes, shape: Shape) -> Axes:
+    """The axes of a value that is repeated to a shape."""
+    wide = ((),) * (len(shape) - len(axes)) + axes
+    return tuple(axis or fresh(size) for axis, size in zip(wide, shape, strict=True))
+
+
+def reduced(axes: Axes, node: Node) -> tuple[list[Label], Axes]:
+    """(the labels over which a reduction of a value with these axes goes, the axes of its result)."""
+    gone = node.attrs["axes"]
+    kept = [() if axis in gone else labels for axis, labels in enumerate(axes)]
+    left = kept if node.attrs["keepdims"] else [kept[axis] for axis in range(len(kept)) if axis not in gone]
+    return [label for axis in gone for label in axes[axis]], tuple(left)
 
 
 def multiplied(left: Contraction, right: Contraction, axes: Axes) -> Contraction:

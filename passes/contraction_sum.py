@@ -3,22 +3,21 @@ formula has the same terms wherever its brackets are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from nomul.ir.dim import Dim, product
 from nomul.ir.graph import Node, Value
 from nomul.passes.contraction import (
-    MOST_NODES,
     Axes,
     Contraction,
     Label,
-    Misfit,
+    Reader,
     aligned,
-    fresh,
+    expanded,
     leaf,
     merged,
     multiplied,
+    reduced,
     regrouped,
 )
 from nomul.passes.graph_tools import number
@@ -48,10 +47,7 @@ def terms_of(value: Value) -> Sum:
 
 
 @dataclass
-class _SumReader:
-    left: int = MOST_NODES
-    steps: dict[str, Callable[[Node], Sum | None]] = field(init=False)
-
+class _SumReader(Reader[Sum]):
     def __post_init__(self) -> None:
         self.steps = {
             "view.transpose": self._transpose,
@@ -69,16 +65,16 @@ class _SumReader:
 
     def read(self, value: Value | None) -> Sum:
         assert value is not None
-        self.left -= 1
         given = number(value)
         if given is not None:
+            self.left -= 1
             return [Term((), (), given)]
-        step = self.steps.get(value.producer.op) if value.producer is not None and self.left > 0 else None
-        try:
-            found = step(value.producer) if step and value.producer else None
-        except Misfit:
-            found = None
-        return found if found and len(found) <= MOST_TERMS else [_alone(value)]
+        found = super().read(value)
+        return found if len(found) <= MOST_TERMS else self.alone(value)
+
+    def alone(self, value: Value) -> Sum:
+        found = leaf(value)
+        return [Term(found.axes, found.factors)]
 
     # -- views ---------------------------------------------------------------------------------------------------
     def _transpose(self, node: Node) -> Sum:
@@ -91,9 +87,8 @@ class _SumReader:
         return [term.apart(parts, axes) for term in found]
 
     def _expand(self, node: Node) -> Sum:
-        found, shape = self.read(node.args[0]), node.result.shape
-        axes = ((),) * (len(shape) - len(found[0].axes)) + found[0].axes
-        return _over(found, tuple(axis or fresh(size) for axis, size in zip(axes, shape, strict=True)))
+        found = self.read(node.args[0])
+        return _over(found, expanded(found[0].axes, node.result.shape))
 
     # -- products ------------------------------------------------------------------------------------------------
     def _matmul(self, node: Node) -> Sum | None:
@@ -132,19 +127,12 @@ class _SumReader:
         return _over(left, axes) + _scaled(_over(right, axes), sign)
 
     def _reduce(self, node: Node, mean: bool) -> Sum | None:
-        found, gone = self.read(node.args[0]), node.attrs["axes"]
-        before = found[0].axes
-        summed = {label.root() for axis in gone for label in before[axis]}
-        kept = [() if axis in gone else labels for axis, labels in enumerate(before)]
-        axes = kept if node.attrs["keepdims"] else [kept[axis] for axis in range(len(kept)) if axis not in gone]
+        found = self.read(node.args[0])
+        labels, axes = reduced(found[0].axes, node)
+        summed = {label.root() for label in labels}
         if not mean and not all(summed <= term.labels for term in found):
             return None
-        return [_mean(term, summed & term.labels) if mean else term for term in _over(found, tuple(axes))]
-
-
-def _alone(value: Value) -> Term:
-    found = leaf(value)
-    return Term(found.axes, found.factors)
+        return [_mean(term, summed & term.labels) if mean else term for term in _over(found, axes)]
 
 
 def _over(terms: Sum, axes: Axes) -> Sum:
