@@ -40,8 +40,7 @@ def attention(pull: Pull, node: Node) -> Line:
     def prepare(index: Index) -> Callable[[Index], tuple[Expr, ...]]:
         batch, query, _, _ = index
         weighed = _Weighed(pull, node, index, _seen(pull, span, batch, query), keys, index_constant(0))
-        total = weighed.total.get()
-        divisor = bind(tirx.Select(tirx.EQ(total, constant(total, 0.0)), constant(total, 1.0), total))
+        divisor = _divisor(weighed.total.get())
         return lambda place: (bind(weighed.sum(place[3]) / divisor),)
 
     return Line.along(node.result.shape, 3, prepare)
@@ -90,11 +89,15 @@ def attention_merge(pull: Pull, node: Node) -> Line:
 
             return bind(pull.fold([parts], tirx.const(0.0, "float32"), step))
 
-        total = summed(bind(width + 1))
-        divisor = bind(tirx.Select(tirx.EQ(total, constant(total, 0.0)), constant(total, 1.0), total))
+        divisor = _divisor(summed(bind(width + 1)))
         return lambda place: (bind(summed(place[3]) / divisor),)
 
     return Line.along(node.result.shape, 3, prepare)
+
+
+def _divisor(total: Expr) -> Expr:
+    """A total of weights; 1 where nothing is seen, whose sums are 0."""
+    return bind(tirx.Select(tirx.EQ(total, constant(total, 0.0)), constant(total, 1.0), total))
 
 
 def _seen(pull: Pull, span: AttentionSpan, batch: Expr, query: Expr) -> tuple[Expr, Expr]:

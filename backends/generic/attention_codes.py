@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import pi
 
 from tvm import tirx
@@ -11,6 +10,7 @@ from nomul.backends.emit import Expr, Index
 from nomul.backends.expressions import bind, constant, fma, intrinsic
 from nomul.backends.frame import index_constant
 from nomul.backends.generic import line
+from nomul.backends.generic.head_line import head_line
 from nomul.backends.generic.pull import Line, Pull
 from nomul.backends.generic.view import operand_shape
 from nomul.ir.graph import Node
@@ -19,24 +19,7 @@ from nomul.ir.graph import Node
 @line("nn.hamming_attention")
 def hamming_attention(pull: Pull, node: Node) -> Line:
     """A line is all of one head."""
-    batch, queries, heads, _ = operand_shape(node)
-
-    def prepare(line: Index) -> Callable[[Index], tuple[Expr, ...]]:
-        head = _Head(pull, node, *line)
-        head.add()
-
-        def step(index: Index) -> tuple[Expr, ...]:
-            _, query, _, place = index
-            with pull.when(tirx.EQ(place, index_constant(0))):
-                head.answer(query)
-            return (head.result(place),)
-
-        return step
-
-    def at(line: Index, place: Index) -> Index:
-        return (line[0], place[0], line[1], place[1])
-
-    return Line((batch, heads), (queries, node.result.shape[3]), at, prepare)
+    return head_line(pull, node, _Head)
 
 
 class _Head:
@@ -59,7 +42,7 @@ class _Head:
     def _value(self, token: Expr, place: Expr) -> Expr:
         return self.pull.operand(self.node, 2, (self.batch, token, self.head, place))
 
-    def add(self) -> None:
+    def begin(self) -> None:
         """Sums over all keys."""
         with self.pull.loops(self.bits, self.width) as (bit, place):
 
@@ -69,7 +52,7 @@ class _Head:
             total = bind(self.pull.fold([self.tokens], self.nothing, chosen))
             self.sums.write(bind(bit * self.width + place), total)
 
-    def answer(self, query: Expr) -> None:
+    def ask(self, query: Expr) -> None:
         """The row of a query, and its length."""
         with self.pull.loops(self.width) as (place,):
 

@@ -12,6 +12,7 @@ from nomul.backends.expressions import bind, constant, fma, minus
 from nomul.backends.feature_map import mapped
 from nomul.backends.frame import index_constant
 from nomul.backends.generic import line
+from nomul.backends.generic.head_line import head_line
 from nomul.backends.generic.pull import Line, Pull, Strip
 from nomul.backends.generic.view import operand_shape
 from nomul.ir.graph import Node
@@ -20,29 +21,7 @@ from nomul.ir.graph import Node
 @line("nn.linear_attention")
 def linear_attention(pull: Pull, node: Node) -> Line:
     """A line is all of one head."""
-    batch, queries, heads, _ = operand_shape(node)
-
-    def prepare(line: Index) -> Callable[[Index], tuple[Expr, ...]]:
-        head = _Head(pull, node, *line)
-        head.clear()
-        if not node.attrs["causal"]:
-            with pull.loops(pull.size(operand_shape(node, 1)[1])) as (t,):
-                head.add(t)
-
-        def step(index: Index) -> tuple[Expr, ...]:
-            _, query, _, place = index
-            with pull.when(tirx.EQ(place, index_constant(0))):
-                if node.attrs["causal"]:
-                    head.add(query)
-                head.read_query(query)
-            return (head.result(place),)
-
-        return step
-
-    def at(line: Index, place: Index) -> Index:
-        return (line[0], place[0], line[1], place[1])
-
-    return Line((batch, heads), (queries, node.result.shape[3]), at, prepare)
+    return head_line(pull, node, _Head)
 
 
 class _Head:
@@ -59,13 +38,17 @@ class _Head:
         self.query, self.key = pull.strip(self.dtype, size), pull.strip(self.dtype, size)
         self.divisor = pull.strip(self.dtype, size - size + 1)
 
-    def clear(self) -> None:
+    def begin(self) -> None:
+        """No sums yet, or those over all keys."""
         zero = tirx.const(0.0, self.dtype)
         for strip, count in ((self.sums, self.size * self.width), (self.totals, self.size)):
             with self.pull.loops(count) as (place,):
                 strip.write(place, zero)
+        if not self.node.attrs["causal"]:
+            with self.pull.loops(self.pull.size(operand_shape(self.node, 1)[1])) as (t,):
+                self._add(t)
 
-    def add(self, t: Expr) -> None:
+    def _add(self, t: Expr) -> None:
         """Let the sums shrink, then add key t."""
         self._features(1, (self.batch, t, self.key_head), self.key)
         with self.pull.loops(self.size) as (d,):
@@ -78,8 +61,10 @@ class _Head:
                 value = self.pull.operand(self.node, 2, (self.batch, t, self.key_head, e))
                 self.sums.write(place, fma(key, value, bind(self.sums.read(place) * shrink)))
 
-    def read_query(self, query: Expr) -> None:
+    def ask(self, query: Expr) -> None:
         """phi of a query, and what its results are divided by."""
+        if self.node.attrs["causal"]:
+            self._add(query)
         self._features(0, (self.batch, query, self.head), self.query)
         if not self.node.attrs["normalise"]:
             return
