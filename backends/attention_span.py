@@ -26,8 +26,7 @@ def main_positions(node: Node) -> tuple[int, int, int]:
 
 def optional_operand(node: Node, position: int) -> Value | None:
     """An operand that may be absent. position: among those of nn.attention."""
-    position += main_positions(node)[2] - 2
-    return node.args[position] if len(node.args) > position else None
+    return node.operand(position + main_positions(node)[2] - 2)
 
 
 class AttentionSpan:

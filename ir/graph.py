@@ -123,6 +123,10 @@ class Node:
         (result,) = self.results
         return result
 
+    def operand(self, position: int) -> Value | None:
+        """An operand that may be absent; those behind the last given one need not be in args."""
+        return self.args[position] if len(self.args) > position else None
+
     def __repr__(self) -> str:
         return f"<Node {', '.join(map(str, self.results))} = {self.op}>"
 

@@ -82,7 +82,7 @@ def _last_uses(nodes: Sequence[Node]) -> dict[int, list[Value]]:
 
 def _can_correct(node: Node) -> bool:
     """Whether it has, or may get, a vector that is added to its channels and is nobody else's."""
-    bias = node.args[2] if len(node.args) > 2 else None
+    bias = node.operand(2)
     if bias is not None and not (isinstance(bias, Weight) and len(bias.users) == 1 and bias.type.encoding is None):
         return False
     if node.op == "nn.layer_norm":
@@ -107,7 +107,7 @@ def _mean_error(runs: Sequence[tuple[_Run, _Run]], expected: Value, given: Value
 
 
 def _add_bias(module: Module, node: Node, error: np.ndarray) -> None:
-    bias = node.args[2] if len(node.args) > 2 else None
+    bias = node.operand(2)
     if isinstance(bias, Weight):
         array = bias.array()
         exchange(module, bias, Weight.dense(bias.name, (array + error).astype(array.dtype)))

@@ -56,7 +56,7 @@ def _split_weight(node: Node) -> Weight | None:
 def _take_apart(func: Func, node: Node, value: _Side, rest: _Side) -> None:
     """The layer of the salient columns has no bias."""
     place = _LAYERS[node.op]
-    x, bias = node.args[0], node.args[place + 1] if len(node.args) > place + 1 else None
+    x, bias = node.args[0], node.operand(place + 1)
     assert x is not None
     build = Builder(func, before=node, loc=node.loc)
     sums = []

@@ -45,7 +45,7 @@ def refusal(group: Group) -> str | None:
     """Why this group is not served, or None."""
     anchor = group.anchor
     assert anchor is not None
-    if len(anchor.args) > 3 and anchor.args[3] is not None:
+    if anchor.operand(3) is not None:
         return "sums that shrink go token by token"
     return heads.refusal(group)
 

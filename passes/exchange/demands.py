@@ -7,27 +7,22 @@ from nomul.ir.ops.attention import LENGTHS, MASK, RELATIVE, TILES
 from nomul.ir.shapes import ONE
 
 
-def operand(node: Node, position: int) -> Value | None:
-    """An operand that may be absent."""
-    return node.args[position] if len(node.args) > position else None
-
-
 def demands(node: Node) -> dict[str, str]:
     """What it asks for, by name, in words.
 
     padding: keys that no query of a sequence sees.  mask: any other mask.  bias: by distance.  tiles, window, causal.
     order: blocks or a prefix.  past: keys of earlier tokens too.  cross: keys of other tokens.  softcap."""
     attrs, found = node.attrs, {}
-    mask = operand(node, MASK)
+    mask = node.operand(MASK)
     if mask is not None and hides_keys(mask, node):
         found["padding"] = "its mask of keys"
     elif mask is not None:
         found["mask"] = f"its mask {mask.type}"
-    if operand(node, LENGTHS) is not None:
+    if node.operand(LENGTHS) is not None:
         found["padding"] = "the lengths of its sequences"
-    if operand(node, RELATIVE) is not None:
+    if node.operand(RELATIVE) is not None:
         found["bias"] = "its bias by distance"
-    if operand(node, TILES) is not None:
+    if node.operand(TILES) is not None:
         found["tiles"] = "its mask of tiles"
     if attrs["window"]:
         found["window"] = f"its window of {attrs['window']}"

@@ -12,7 +12,6 @@ from nomul.ir.ops.attention import LENGTHS, MASK
 from nomul.ir.shapes import ONE
 from nomul.ir.types import DType
 from nomul.passes.exchange.base import AttentionLayer, Form, Operands
-from nomul.passes.exchange.demands import operand
 from nomul.passes.exchange.maps import Maps, load_maps
 from nomul.passes.rule import Rewriter
 from nomul.passes.rules.expand.linear_attention import features
@@ -70,7 +69,7 @@ class Linear(Form):
 def _seen(g: Rewriter, layer: AttentionLayer) -> Value | None:
     """How much of each key is seen, [B or 1, T, 1, 1], or None for all of all: what a mask multiplies weights with."""
     _, k, _ = layer.operands
-    mask, lengths = (operand(layer.node, position) for position in (MASK, LENGTHS))
+    mask, lengths = (layer.node.operand(position) for position in (MASK, LENGTHS))
     shown = None
     if mask is not None:
         batch = mask.shape[0] if mask.type.rank == 4 else ONE

@@ -65,7 +65,7 @@ def _replace(module: Module, request: Request, coefficients: np.ndarray, basis: 
     name, old = node.result.name, node.result
     hidden = build.op(node.op, node.args[0], module.add_weight(first), name=f"{name}.basis", **node.attrs)
     attrs = {"layout": node.attrs["layout"]} if node.op == "nn.conv2d" else {}
-    bias = node.args[2] if len(node.args) > 2 else None
+    bias = node.operand(2)
     made = build.op(node.op, hidden, second, bias, **attrs)
     module.main.replace_all(old, made)
     module.main.erase(node)

@@ -6,7 +6,7 @@ from nomul.ir.dim import Dim
 from nomul.ir.graph import Node, Value
 from nomul.ir.shapes import ONE
 from nomul.passes.rule import NodeRule, Rewriter
-from nomul.passes.rules.expand.terms import need, operand
+from nomul.passes.rules.expand.terms import need
 
 
 class LatentAttention(NodeRule):
@@ -20,7 +20,7 @@ class LatentAttention(NodeRule):
             for first, second, axis in ((0, 1, 3), (2, 3, 2))
         )
         keys, values = (g.view.reshape(x, shape=(*x.shape[:2], ONE, x.shape[2])) for x in (latent, need(node, 2)))
-        return g.nn.attention(q, keys, values, operand(node, 4), **node.attrs)
+        return g.nn.attention(q, keys, values, node.operand(4), **node.attrs)
 
 
 class Rotary(NodeRule):

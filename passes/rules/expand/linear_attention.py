@@ -5,7 +5,7 @@ from __future__ import annotations
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node, Value
 from nomul.passes.rule import NodeRule, Rewriter
-from nomul.passes.rules.expand.terms import as_float, by_heads, need, operand, total
+from nomul.passes.rules.expand.terms import as_float, by_heads, need, total
 
 
 def features(g: Rewriter, x: Value, name: str) -> Value:
@@ -46,7 +46,7 @@ class InlineAttention(NodeRule):
         rest = g.ew.sub(1.0, g.ew.mul(total(g, g.ew.mul(q, means[0]), 3), scale))
         far = g.nn.linear_attention(q, k, v, map="identity", normalise=False)
         y = g.ew.add(g.ew.mul(far, share), g.ew.mul(rest, means[1]))
-        local = operand(node, 3)
+        local = node.operand(3)
         return y if local is None else g.ew.add(y, self._neighbours(g, v, local, node.attrs["width"]))
 
     def _neighbours(self, g: Rewriter, v: Value, local: Value, width: int) -> Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nomul.ir.graph import Node, Value
 from nomul.ir.shapes import ONE
 from nomul.passes.rule import NodeRule, Rewriter
-from nomul.passes.rules.expand.terms import by_heads, need, operand, swapped, total
+from nomul.passes.rules.expand.terms import by_heads, need, swapped, total
 
 
 class CrossCovarianceAttention(NodeRule):
@@ -17,7 +17,7 @@ class CrossCovarianceAttention(NodeRule):
         turned = [g.view.transpose(need(node, position), perm=(0, 2, 3, 1)) for position in range(3)]
         q, k = (self._unit(g, x) for x in turned[:2])
         scores = g.nn.matmul(q, swapped(g, k))
-        temperature = operand(node, 3)
+        temperature = node.operand(3)
         if temperature is not None:
             scores = g.ew.mul(scores, g.view.reshape(temperature, shape=(*temperature.shape, ONE, ONE)))
         y = g.nn.matmul(g.nn.softmax(scores, axis=3), turned[2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nomul.ir.graph import Node, Value
 from nomul.ir.types import DType
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
-from nomul.passes.rules.expand.terms import need, operand
+from nomul.passes.rules.expand.terms import need
 
 CHUNK = 128  # keys of a part: their 64 kB (a head of 64 in f32) outweigh what a part writes, and share out well
 MOST_QUERIES = 8
@@ -38,7 +38,7 @@ class FewQueries(NodeRule):
         queries = q.shape[1].value
         if queries is None or queries > MOST_QUERIES or node.attrs["scores"] != "f32" or q.dtype is not DType.F32:
             return None
-        if operand(node, _TILES) is not None:
+        if node.operand(_TILES) is not None:
             raise NoMatch("a mask of tiles is not for few queries")
         if queries * (int(q.shape[2]) // int(k.shape[2])) > _MOST_ROWS:
             raise NoMatch(f"more than {_MOST_ROWS} query rows share a key head")

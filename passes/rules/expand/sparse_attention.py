@@ -19,7 +19,6 @@ from nomul.passes.rules.expand.terms import (
     divided,
     hidden,
     need,
-    operand,
     padded,
     swapped,
     total,
@@ -47,7 +46,7 @@ class SparseLinearAttention(NodeRule):
                 last = _ranked(g, scores, attrs["negligible"], largest=False)
                 far = g.ew.and_(far, g.ew.not_(last))
             linear = _linear(g, (q, k, v), far, attrs)
-        projection, bias = operand(node, 3), operand(node, 4)
+        projection, bias = node.operand(3), node.operand(4)
         if projection is not None:
             linear = g.nn.matmul(linear, swapped(g, projection))
         linear = linear if bias is None else g.ew.add(linear, bias)

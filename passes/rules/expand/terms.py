@@ -11,13 +11,8 @@ from nomul.ir.shapes import ONE, Shape
 from nomul.ir.types import DType
 
 
-def operand(node: Node, position: int) -> Value | None:
-    """An operand that may be absent."""
-    return node.args[position] if len(node.args) > position else None
-
-
 def need(node: Node, position: int) -> Value:
-    value = operand(node, position)
+    value = node.operand(position)
     assert value is not None
     return value
 

@@ -27,7 +27,7 @@ class CausalMask(NodeRule):
     ops = ("nn.attention",)
 
     def apply(self, g: Rewriter, node: Node) -> Value | None:
-        mask = node.args[3] if len(node.args) > 3 else None
+        mask = node.operand(3)
         if mask is None or node.attrs["offset"] != 0 or node.attrs["block"] != 1 or node.attrs["prefix"] != 0:
             return None
         q, k = node.args[0], node.args[1]

@@ -27,8 +27,8 @@ class DistanceBias(NodeRule):
     ops = ("nn.attention",)
 
     def apply(self, g: Rewriter, node: Node) -> Value | None:
-        mask = node.args[MASK] if len(node.args) > MASK else None
-        if mask is None or not mask.dtype.is_float or (len(node.args) > RELATIVE and node.args[RELATIVE] is not None):
+        mask = node.operand(MASK)
+        if mask is None or not mask.dtype.is_float or node.operand(RELATIVE) is not None:
             return None
         q, k = node.args[0], node.args[1]
         assert q is not None and k is not None

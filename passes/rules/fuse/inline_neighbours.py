@@ -47,7 +47,9 @@ class InlineNeighbours(NodeRule):
 
 def _may_be(attention: Node, conv: Node) -> bool:
     """Whether these are attention without neighbours and a convolution with one 3 x 3 kernel for each channel."""
-    if attention.op != "nn.inline_attention" or conv.op != "nn.conv2d" or _given(attention, 3) or _given(conv, 2):
+    if attention.op != "nn.inline_attention" or conv.op != "nn.conv2d":
+        return False
+    if attention.operand(3) is not None or conv.operand(2) is not None:
         return False
     x, kernels, v = conv.args[0], conv.args[1], attention.args[2]
     assert x is not None and kernels is not None and v is not None
@@ -55,10 +57,6 @@ def _may_be(attention: Node, conv: Node) -> bool:
         return False
     plain = all(conv.attrs[name] == value for name, value in _PLAIN.items())
     return plain and kernels.shape[1:] == (1, 3, 3) and kernels.shape[0] == x.shape[1] and x.shape[0] == 1
-
-
-def _given(node: Node, position: int) -> bool:
-    return len(node.args) > position and node.args[position] is not None
 
 
 @dataclass(frozen=True)
