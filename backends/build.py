@@ -54,12 +54,11 @@ class WeightBlob:
         return offset
 
     def tobytes(self) -> bytes:
-        blob = bytearray(self.size)
-        offset = 0
+        """All parts with the bytes between them; each is copied once, since weights may fill half of the memory."""
+        pieces: list[memoryview | bytes] = []
         for array in self.parts:
-            blob[offset : offset + array.nbytes] = np.ascontiguousarray(array).tobytes()
-            offset = -(-(offset + array.nbytes) // ALIGNMENT) * ALIGNMENT
-        return bytes(blob)
+            pieces += [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, bytes(-array.nbytes % ALIGNMENT)]
+        return b"".join(pieces)
 
 
 def packed_fields(weight: Weight, layout: str | None) -> Mapping[str, np.ndarray]:
