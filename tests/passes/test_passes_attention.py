@@ -152,6 +152,19 @@ def test_masked_fill() -> None:
     assert "nn.attention" in fused(make).ops
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("hidden", [-inf, LOWEST])
+def test_a_bias_that_is_added_before_a_fill(inverted: bool, hidden: float) -> None:
+    def make(g: Graph) -> Value:
+        scores, v = raw_scores(g)
+        mask = g.input("mask", "B", 1, 1, "T", dtype="bool")
+        parts = (g.b.ew.add(g.b.ew.mul(scores, 0.5), g.input("bias", 1, 4, "S", "T")), hidden)
+        return attend(g, g.b.ew.where(mask, *(parts[::-1] if inverted else parts)), v)
+
+    out = fused(make)
+    assert sorted(out.ops) == sorted([*PLAIN, "ew.where"])
+
+
 def test_a_fill_that_is_not_negligible_stays() -> None:
     def make(g: Graph) -> Value:
         scores, v = raw_scores(g)

@@ -56,6 +56,23 @@ def test_masks_by_places(form: str, known: bool) -> None:
     assert {name: out.result.attrs[name] for name in PLACES[form]} == PLACES[form]
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_mask_keeps_its_bias_and_what_is_not_by_places(with_bias: bool) -> None:
+    """New axes between the parts of the mask are looked through."""
+
+    def make(g: Graph) -> Value:
+        q, k, v = (g.input(name, "B", "S", 4, 6) for name in ("q", "k", "v"))
+        one, B = Dim.of(1), Dim.of("B")
+        same = g.b.ew.eq(g.input("to", "B", "S", 1, dtype="i64"), g.input("from", "B", 1, "S", dtype="i64"))
+        seen = g.b.view.reshape(g.b.ew.and_(same, by_places("sliding", g)), shape=(B, one, S, S))
+        mask = g.b.ew.where(seen, g.input("bias", 4, "S", "S"), -np.inf) if with_bias else seen
+        return g.b.nn.attention(q, k, v, mask, scale=0.5)
+
+    out = fused(make)
+    assert sorted(out.ops) == sorted(["ew.eq", "view.reshape", "nn.attention", *["ew.where"] * with_bias])
+    assert {name: out.result.attrs[name] for name in PLACES["sliding"]} == PLACES["sliding"]
+
+
 @pytest.mark.parametrize("form", ["half band", "window of blocks"])
 def test_masks_that_attributes_cannot_say_stay(form: str) -> None:
     def make(g: Graph) -> Value:

@@ -14,6 +14,7 @@ from nomul.frontend.common import BAD_SOURCE, DATA_DEPENDENT
 from nomul.frontend.torch.archive import load_program
 from nomul.frontend.torch.dynamic import Dynamic
 from nomul.frontend.torch.errors import source_line
+from nomul.frontend.torch.flex import without_flex_attention, without_tiles
 from nomul.frontend.torch.registry import further_decompositions, handler_of
 from nomul.frontend.torch.support import is_plain, undecomposable_ops
 from nomul.ir.errors import NomulError
@@ -48,7 +49,7 @@ def _export(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Dynamic
 ) -> torch.export.ExportedProgram:
     args, kwargs, spec = dynamic.prepare(model, args, kwargs)
-    with _inference(model), _quiet():
+    with _inference(model), without_tiles(), _quiet():
         try:
             return torch.export.export(model, args, kwargs, dynamic_shapes=spec, strict=False)
         except Exception as error:
@@ -97,6 +98,7 @@ def decompose(program: torch.export.ExportedProgram, trusted: bool) -> torch.exp
 
     torch runs a program on fake tensors to decompose it. Of one that is not trusted (from a file), every operator must
     be known before. Raises NomulError."""
+    program = without_flex_attention(program)
     if is_plain(program):
         return program
     unknown = undecomposable_ops(program)

@@ -16,7 +16,6 @@ from nomul.ir.errors import Problem
 
 SIZES = torch.SymInt | torch.SymFloat | torch.SymBool
 _CHECKS = ("_assert", "sym_constrain_range", "_print")
-_INSTEAD = {"flex_attention": "write it as scaled_dot_product_attention, with a mask or a bias in place of score_mod"}
 _INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast", "tag_activation_checkpoint")
 
 
@@ -97,5 +96,5 @@ def _is_known(node: torch.fx.Node, accept: Callable[[Any], bool]) -> bool:
 
 def _unknown_op(name: str, node: torch.fx.Node, count: int) -> Problem:
     times = "once" if count == 1 else f"{count} times"
-    help = _INSTEAD.get(name, "see docs/torch.md for the operators that have one")
+    help = "see docs/torch.md for the operators that have one"
     return problem(node, short_name(node.target), UNSUPPORTED_OP, f"no lowering for {name}, used {times}", help)

@@ -10,7 +10,7 @@ import numpy as np
 
 from nomul.ir.dim import Dim, Range
 from nomul.ir.graph import Constant, Node, Value
-from nomul.ir.shapes import ONE
+from nomul.ir.shapes import ONE, Shape
 from nomul.ir.types import DType
 from nomul.passes.folding import known_array
 from nomul.passes.graph_tools import number, produced_by
@@ -32,21 +32,33 @@ class CausalMask(NodeRule):
             return None
         q, k = node.args[0], node.args[1]
         assert q is not None and k is not None
-        visible = mask if mask.dtype is DType.BOOL else _visible(g, mask)
-        if visible is None:
+        found = _Mask(mask) if mask.dtype is DType.BOOL else _visible(g, mask)
+        if found is None:
             return None
         judge = Judge((q.shape[1], k.shape[1]), g.module.dims)
-        parts = [(part, judge.facts(part)) for part in conjuncts(visible)]
-        attrs = _combined(node.attrs, [facts for _, facts in parts if facts])
-        rest = [part for part, facts in parts if facts is None or not facts.told_by(attrs)]
+        parts = [(part, shape, judge.facts(part)) for part, shape in conjuncts(found.visible)]
+        attrs = _combined(node.attrs, [facts for *_, facts in parts if facts])
+        rest = [(part, shape) for part, shape, facts in parts if facts is None or not facts.told_by(attrs)]
         if len(rest) == len(parts):
             return None
-        if mask.dtype is not DType.BOOL and rest:
+        if found.hidden != -inf and rest:
             raise NoMatch("the additive mask hides more than later keys: a row without any key would differ", mask)
         kept = None
-        for part in rest:
+        for part, shape in rest:
+            part = part if part.shape == shape else g.view.reshape(part, shape=shape)
             kept = part if kept is None else g.ew.and_(kept, part)
+        if found.bias is not None:
+            kept = found.bias if kept is None else g.ew.where(kept, found.bias, -inf)
         return g.nn.attention(*node.args[:3], kept, *node.args[4:], **attrs)
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """hidden: what is added to scores where the bools `visible` are false; bias: what is added to the others."""
+
+    visible: Value
+    hidden: float = -inf
+    bias: Value | None = None
 
 
 def _combined(attrs: dict[str, Any], found: list[Facts]) -> dict[str, Any]:
@@ -69,34 +81,53 @@ def _combined(attrs: dict[str, Any], found: list[Facts]) -> dict[str, Any]:
     return attrs
 
 
-def _visible(g: Rewriter, mask: Value) -> Value | None:
-    """The condition of an additive mask where(condition, 0, hidden), or None."""
+def _visible(g: Rewriter, mask: Value) -> _Mask | None:
+    """An additive mask where(condition, bias or 0, hidden), or None."""
     array = known_array(mask)
     if array is not None and array.ndim >= 2 and ((array == 0) | (array <= HIDDEN)).all():
-        return g.weight("visible", array == 0)
+        return _Mask(g.weight("visible", array == 0), float(array.max(where=array != 0, initial=-inf)))
     where = produced_by(mask, "ew.where")
     if where is None:
         return None
     condition, x, y = where.args
-    if number(x) == 0 and _hides(y):
-        return condition
-    return g.ew.not_(condition) if number(y) == 0 and _hides(x) else None
+    assert condition is not None
+    for seen, hidden, is_inverted in ((x, y, False), (y, x, True)):
+        lowest, value = number(hidden), number(seen)
+        if lowest is None or not -inf <= lowest <= HIDDEN or (value is not None and value != 0):
+            continue
+        return _Mask(g.ew.not_(condition) if is_inverted else condition, lowest, None if value == 0 else seen)
+    return None
 
 
-def _hides(value: Value | None) -> bool:
-    given = number(value)
-    return given is not None and -inf <= given <= HIDDEN
-
-
-def conjuncts(value: Value) -> list[Value]:
-    """The parts of a and b and c, expansions between them looked through."""
+def conjuncts(value: Value) -> list[tuple[Value, Shape]]:
+    """The parts of a and b and c, expansions and new axes between them looked through, each with the shape that it has
+    as a part of the whole."""
     node = value.producer
     if node is not None and node.op == "ew.and":
         return [part for arg in node.args if arg is not None for part in conjuncts(arg)]
-    if node is not None and node.op == "view.expand" and node.args[0] is not None:
-        inner = conjuncts(node.args[0])
-        return inner if len(inner) > 1 else [value]
-    return [value]
+    source = node.args[0] if node is not None and node.op in ("view.expand", "view.reshape") else None
+    inner = conjuncts(source) if source is not None else []
+    if len(inner) < 2 or source is None or source.shape[-2:] != value.shape[-2:]:
+        return [(value, value.shape)]
+    if produced_by(value, "view.expand"):
+        return inner
+    wider = [_with_new_axes(shape, source.shape, value.shape) for _, shape in inner]
+    return (
+        [(part, shape) for (part, _), shape in zip(inner, wider, strict=True) if shape]
+        if all(wider)
+        else [(value, value.shape)]
+    )
+
+
+def _with_new_axes(shape: Shape, source: Shape, target: Shape) -> Shape | None:
+    """The shape, which broadcasts to `source`, after a reshape of that to `target` by axes of size 1, or None."""
+    sizes = iter((ONE,) * (len(source) - len(shape)) + shape)
+    kept = [(whole, next(sizes)) for whole in source]
+    kept = [(whole, size) for whole, size in kept if whole != ONE]
+    if [whole for whole, _ in kept] != [size for size in target if size != ONE]:
+        return None
+    own = iter(size for _, size in kept)
+    return tuple(ONE if size == ONE else next(own) for size in target)
 
 
 @dataclass(frozen=True)

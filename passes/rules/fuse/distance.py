@@ -160,6 +160,9 @@ class _Distances:
             outer, inner = ([size for size in shape[:-2] if size != ONE] for shape in (node.result.shape, source.shape))
             found = self.of(source) if source.shape[-2:] == self.sizes and outer == inner else None
             return found and self.g.view.reshape(found, shape=(*node.result.shape[:-2], self.count))
+        if node.op == "index.gather" and node.attrs["axis"] == source.type.rank - 1:
+            bucket = self.of(node.args[1])
+            return bucket and self.g.index.gather(source, bucket, axis=node.attrs["axis"])
         if node.op == "view.transpose" and node.attrs["perm"] == (2, 0, 1):
             found = self._of_table(produced_by(source, "index.gather"))
             return found and self.g.view.transpose(found, perm=(1, 0))

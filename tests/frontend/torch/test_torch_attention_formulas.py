@@ -9,7 +9,6 @@ import pytest
 from test_torch_attention_forms import fused
 from torch_models import imported, same, torch
 
-from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
 from nomul.passes.runner import PassRunner
 from nomul.phases import phases
@@ -274,15 +273,3 @@ def test_another_divisor_is_told() -> None:
     reasons = [miss.reason for miss in runner.misses if miss.rule == "linear_attention_formula"]
     assert any("what divides is not the sum" in reason for reason in reasons)
     same(module, model, inputs, tolerance=1e-4)
-
-
-def test_flex_attention_is_refused_with_advice() -> None:
-    flex = pytest.importorskip("torch.nn.attention.flex_attention", reason="this torch has no flex_attention")
-
-    class Flex(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def forward(self, q: Any) -> Any:
-            return flex.flex_attention(q, q, q, score_mod=lambda score, b, h, i, j: score + (j - i))
-
-    with pytest.raises(NomulError, match=r"NM201\]: no lowering for flex_attention") as caught:
-        imported(Flex(), (torch.randn(1, 2, 128, 16),))
-    assert "scaled_dot_product_attention" in str(caught.value)

@@ -11,6 +11,7 @@ from nomul.frontend.torch.lowering import Lowering, Operand
 from nomul.frontend.torch.ops.view import resolve_start
 from nomul.frontend.torch.registry import rule
 from nomul.ir.graph import Value
+from nomul.ir.types import DType
 
 _ANY_VIEW = ("flatten", "flip", "reflection_pad1d", "repeat", "roll", "replication_pad1d")
 
@@ -200,6 +201,8 @@ def index(g: Lowering, x: Operand, indices: Sequence[Operand | None]) -> Operand
     given = [as_affine(each) for each in indices]
     if isinstance(x, Value) and [each for each in indices if each is not None] == [indices[-1]]:
         return _read_axis(g, x, len(indices) - 1, given[-1])
+    if isinstance(x, Value) and (beside := _read_beside(g, x, indices)) is not None:
+        return beside
     if any(formula is None or formula.bounds(g.ranges)[0] < 0 for formula in given):
         return None
     formula = as_affine(x)
@@ -248,6 +251,51 @@ def _read(g: Lowering, x: Value, indices: Sequence[Affine]) -> Value | None:
     x = g.transpose(x, [*order, *range(len(indices), x.type.rank)])
     narrow = [shape[place] if place in places else ONE for place in range(lead)]
     return g.expand(g.reshape(x, (*narrow, *rest)), shape)
+
+
+def _read_beside(g: Lowering, x: Value, indices: Sequence[Operand | None]) -> Value | None:
+    """x[i, j, ...] where one index is any and does not change along the result axes that the others walk along: slices
+    and a gather, as of a table of biases by distance and head."""
+    shape = g.shape()
+    lead = len(shape) - (x.type.rank - len(indices))
+    formulas = [as_affine(each) for each in indices]
+    walks = [None if formula is None else _walk(formula, lead) for formula in formulas]
+    places = [place for place in walks if place is not None]
+    if len(indices) - len(places) != 1 or not places or -1 in places or len(set(places)) != len(places):
+        return None
+    (axis,) = (at for at, place in enumerate(walks) if place is None)
+    free = [place for place in range(lead) if place not in places]
+    picked = _without_axes(g, indices[axis], lead, places)
+    if picked is None:
+        return None
+    for at, (formula, place) in enumerate(zip(formulas, walks, strict=True)):
+        if formula is None or place is None:
+            continue
+        end = formula.offset + shape[place]
+        if formula.bounds(g.ranges)[0] < 0 or not at_most(end, x.shape[at], g.ranges):
+            return None
+        x = g.slice(x, at, formula.offset, end)
+    x = g.b.index.gather(x, picked, axis=axis)
+    found = [*walks[:axis], *free, *walks[axis + 1 :]]
+    order = sorted(range(lead), key=found.__getitem__)  # type: ignore[arg-type]
+    return g.expand(g.transpose(x, [*order, *range(lead, x.type.rank)]), shape)
+
+
+def _without_axes(g: Lowering, index: Operand | None, lead: int, places: Sequence[int]) -> Value | None:
+    """An index, broadcast to `lead` axes, without those of `places`; None where it is not the same all along them."""
+    if not isinstance(index, Affine | Value) or (isinstance(index, Value) and index.dtype is DType.BOOL):
+        return None
+    shape = (ONE,) * (lead - len(index.shape)) + index.shape
+    free = [place for place in range(lead) if place not in places]
+    if isinstance(index, Affine):
+        wide = index.with_shape(shape)
+        if isinstance(wide, Affine) and not set(wide.moving) & set(places):
+            steps = [wide.steps[place] for place in free]
+            return g.tensor(affine(wide.dtype, tuple(shape[place] for place in free), steps, wide.offset))
+        return None
+    if any(shape[place] != ONE for place in places):
+        return None
+    return g.reshape(index, [shape[place] for place in free])
 
 
 def _walk(formula: Affine, lead: int) -> int | None:
