@@ -7,30 +7,30 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Self, TypeVar
 
-from nomul.ir.dim import Dim, Range, product
+from nomul.ir.dim import Range, product
 from nomul.ir.graph import Node, Value
 from nomul.ir.shapes import ONE, Shape
 from nomul.ir.types import DType
+from nomul.passes.contraction_axes import (
+    Axes,
+    Label,
+    Misfit,
+    Parts,
+    aligned,
+    expanded,
+    fresh,
+    merged,
+    parted,
+    reduced,
+    refined,
+    regrouped,
+    side_by_side,
+)
 from nomul.passes.graph_tools import number, produced_by
 from nomul.passes.rules.fuse.causal import Facts, Judge
 
 MOST_NODES = 64  # of a formula; longer ones are none that a rule looks for
 Found = TypeVar("Found")
-
-
-@dataclass(eq=False)
-class Label:
-    """What an axis counts; labels that were found to be one have one root."""
-
-    size: Dim
-    same: Label | None = None
-
-    def root(self) -> Label:
-        return self if self.same is None else self.same.root()
-
-
-Parts = dict[Label, tuple["Label", ...]]  # what labels are taken apart into, the outer part first
-Axes = tuple[tuple[Label, ...], ...]  # the labels that each axis of a value runs over; none: the axis is 1 or repeats
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,11 @@ class Contraction:
     def is_sum(self) -> bool:
         return bool(self.labels - set(self.free))
 
+    @property
+    def is_made(self) -> bool:
+        """Whether it is more than a value seen through views."""
+        return len(self.factors) != 1 or self.is_sum or bool(self.divisors)
+
     def without(self, summed: Iterable[Label], axes: Axes) -> Contraction | None:
         """Summed over more labels; None where that is no contraction."""
         roots = {label.root() for label in summed}
@@ -89,13 +94,9 @@ class Contraction:
         """With parts of labels in their place. Raises Misfit where the order of a label counts."""
         if any(label.root() in parts for pair in self.order for label in pair):
             raise Misfit
-        factors = tuple(replace(factor, axes=_parted(factor.axes, parts)) for factor in self.factors)
-        divisors = tuple(divisor.apart(parts, _parted(divisor.axes, parts)) for divisor in self.divisors)
+        factors = tuple(replace(factor, axes=parted(factor.axes, parts)) for factor in self.factors)
+        divisors = tuple(divisor.apart(parts, parted(divisor.axes, parts)) for divisor in self.divisors)
         return replace(self, axes=axes, factors=factors, divisors=divisors)
-
-
-class Misfit(Exception):
-    """Axes do not belong together."""
 
 
 def contraction(value: Value, ranges: dict[str, Range]) -> Contraction:
@@ -171,6 +172,7 @@ class _Reader(Reader[Contraction]):
         left, right = (self.read(arg) for arg in node.args)
         if min(len(left.axes), len(right.axes)) < 2:
             return None
+        (left,), (right,) = fitted_product([left], [right])
         inner = merged(left.axes[-1], right.axes[-2])
         axes = (*aligned(left.axes[:-2], right.axes[:-2]), left.axes[-2], right.axes[-1])
         return multiplied(left, right, axes).without(inner, axes)
@@ -183,19 +185,19 @@ class _Reader(Reader[Contraction]):
             condition = produced_by(other, "ew.cast")
             if condition is not None and condition.args[0] is not None and condition.args[0].dtype is DType.BOOL:
                 return self._ordered(node, one, condition.args[0])
-        left, right = (self.read(arg) for arg in node.args)
+        (left,), (right,) = fitted(*([self.read(arg)] for arg in node.args))
         axes = aligned(left.axes, right.axes)
         return None if _is_elementwise(left, right) else multiplied(left, right, axes)
 
     def _scaled(self, value: Value | None, factor: float) -> Contraction | None:
         found = self.read(value)
-        return None if found.added or not _is_made(found) else replace(found, scale=found.scale * factor)
+        return None if found.added or not found.is_made else replace(found, scale=found.scale * factor)
 
     def _divide(self, node: Node) -> Contraction | None:
         given = number(node.args[1])
         if given:
             return self._scaled(node.args[0], 1 / given)
-        above, below = (self.read(arg) for arg in node.args)
+        (above,), (below,) = fitted(*([self.read(arg)] for arg in node.args))
         axes = aligned(above.axes, below.axes)
         if above.added or below.divisors or _is_elementwise(above, below):
             return None
@@ -253,32 +255,31 @@ def _is_elementwise(left: Contraction, right: Contraction) -> bool:
     return plain and (set(left.free) <= set(right.free) or set(right.free) <= set(left.free))
 
 
-def _is_made(found: Contraction) -> bool:
-    """Whether it is more than a value seen through views."""
-    return len(found.factors) != 1 or found.is_sum or bool(found.divisors)
-
-
 def leaf(value: Value) -> Contraction:
     axes = tuple(fresh(size) for size in value.shape)
     return Contraction(axes, (Factor(value, axes),))
 
 
-def fresh(size: Dim) -> tuple[Label, ...]:
-    return () if size == ONE else (Label(size),)
+AnyContraction = TypeVar("AnyContraction", bound=Contraction)
+Pair = tuple[list[AnyContraction], list[AnyContraction]]
 
 
-def expanded(axes: Axes, shape: Shape) -> Axes:
-    """The axes of a value that is repeated to a shape."""
-    wide = ((),) * (len(shape) - len(axes)) + axes
-    return tuple(axis or fresh(size) for axis, size in zip(wide, shape, strict=True))
+def fitted(left: list[AnyContraction], right: list[AnyContraction]) -> Pair[AnyContraction]:
+    """Two sums that are broadcast against each other, the labels of both taken apart alike. Raises Misfit."""
+    return _apart(left, right, refined(side_by_side(left[0].axes, right[0].axes)))
 
 
-def reduced(axes: Axes, node: Node) -> tuple[list[Label], Axes]:
-    """(the labels over which a reduction of a value with these axes goes, the axes of its result)."""
-    gone = node.attrs["axes"]
-    kept = [() if axis in gone else labels for axis, labels in enumerate(axes)]
-    left = kept if node.attrs["keepdims"] else [kept[axis] for axis in range(len(kept)) if axis not in gone]
-    return [label for axis in gone for label in axes[axis]], tuple(left)
+def fitted_product(left: list[AnyContraction], right: list[AnyContraction]) -> Pair[AnyContraction]:
+    """Two sums whose matrices are multiplied, the labels that meet taken apart alike. Raises Misfit."""
+    one, other = left[0].axes, right[0].axes
+    return _apart(left, right, refined([*side_by_side(one[:-2], other[:-2]), (one[-1], other[-2])]))
+
+
+def _apart(left: list[AnyContraction], right: list[AnyContraction], parts: tuple[Parts, Parts]) -> Pair[AnyContraction]:
+    def each(terms: list[AnyContraction], of: Parts) -> list[AnyContraction]:
+        return [term.apart(of, parted(term.axes, of)) for term in terms] if of else terms
+
+    return each(left, parts[0]), each(right, parts[1])
 
 
 def multiplied(left: Contraction, right: Contraction, axes: Axes) -> Contraction:
@@ -293,64 +294,6 @@ def multiplied(left: Contraction, right: Contraction, axes: Axes) -> Contraction
     )
 
 
-def merged(left: tuple[Label, ...], right: tuple[Label, ...]) -> tuple[Label, ...]:
-    """Labels of two axes that are one. Raises Misfit."""
-    if [label.size for label in left] != [label.size for label in right]:
-        raise Misfit
-    for one, other in zip(left, right, strict=True):
-        if one.root() is not other.root():
-            other.root().same = one.root()
-    return left
-
-
-def aligned(left: Axes, right: Axes) -> Axes:
-    """The axes of two values that are broadcast against each other."""
-    rank = max(len(left), len(right))
-    wide = [((),) * (rank - len(axes)) + tuple(axes) for axes in (left, right)]
-    return tuple(merged(one, other) if one and other else one or other for one, other in zip(*wide, strict=True))
-
-
-def regrouped(labels: Sequence[Label], shape: Shape) -> tuple[Axes, Parts]:
-    """(the labels in order on axes of another shape, what becomes of those that lie on two). Raises Misfit."""
-    axes, rest = [], list(labels)
-    parts: Parts = {}
-    for size in shape:
-        taken: list[Label] = []
-        total = ONE
-        while total != size:
-            if not rest:
-                raise Misfit
-            label = rest.pop(0)
-            if label not in parts and _is_larger(label.size, size, total):
-                first = size.divide_exactly(total)
-                parts[label] = (Label(first), Label(label.size.divide_exactly(first)))
-            if label in parts:
-                rest[:0] = parts[label]
-                continue
-            taken.append(label)
-            total = total * label.size
-        axes.append(tuple(taken))
-    if rest:
-        raise Misfit
-    return tuple(axes), parts
-
-
-def _is_larger(size: Dim, wanted: Dim, total: Dim) -> bool:
-    """Whether a size is a known multiple, larger than once, of what is missing from total to wanted."""
-    if size.value is None or wanted.value is None or total.value is None or wanted.value % total.value:
-        return False
-    missing = wanted.value // total.value
-    return size.value > missing and size.value % missing == 0
-
-
-def _parted(axes: Axes, parts: Parts) -> Axes:
-    def inner(label: Label) -> tuple[Label, ...]:
-        root = label.root()
-        return tuple(found for part in parts[root] for found in inner(part)) if root in parts else (root,)
-
-    return tuple(tuple(part for label in axis for part in inner(label)) for axis in axes)
-
-
 def paired(one: Factor, other: Factor) -> list[tuple[Label, Label]]:
     """The labels of two factors by place; empty for other shapes."""
     if [len(axis) for axis in one.axes] != [len(axis) for axis in other.axes]:
@@ -358,6 +301,19 @@ def paired(one: Factor, other: Factor) -> list[tuple[Label, Label]]:
     flat = ([label.root() for axis in factor.axes for label in axis] for factor in (one, other))
     pairs = list(zip(*flat, strict=True))
     return pairs if all(label.size == twin.size for label, twin in pairs) else []
+
+
+def same_elements(one: Value, other: Value, ranges: dict[str, Range]) -> bool:
+    """Whether two values are the same, or the same views of one, in whatever order they are applied."""
+    if one is other or one.type != other.type:
+        return one is other
+    left, right = (contraction(value, ranges) for value in (one, other))
+    if any(len(part.factors) != 1 or part.is_made for part in (left, right)):
+        return False
+    source, twin = left.factors[0], right.factors[0]
+    pairs = list(zip(left.free, right.free, strict=False))
+    same = source.value is twin.value and len(left.free) == len(right.free)
+    return same and all(pair in pairs for pair in paired(source, twin)) and source.labels <= set(left.free)
 
 
 def place(factor: Factor, label: Label) -> int:

@@ -7,19 +7,8 @@ from dataclasses import dataclass, replace
 
 from nomul.ir.dim import Dim, product
 from nomul.ir.graph import Node, Value
-from nomul.passes.contraction import (
-    Axes,
-    Contraction,
-    Label,
-    Reader,
-    aligned,
-    expanded,
-    leaf,
-    merged,
-    multiplied,
-    reduced,
-    regrouped,
-)
+from nomul.passes.contraction import Contraction, Reader, fitted, fitted_product, leaf, multiplied
+from nomul.passes.contraction_axes import Axes, Label, aligned, expanded, merged, reduced, regrouped
 from nomul.passes.graph_tools import number
 
 MOST_TERMS = 8  # longer sums are none that a rule looks for
@@ -93,9 +82,10 @@ class _SumReader(Reader[Sum]):
     # -- products ------------------------------------------------------------------------------------------------
     def _matmul(self, node: Node) -> Sum | None:
         left, right = (self.read(arg) for arg in node.args)
-        one, other = left[0].axes, right[0].axes
-        if min(len(one), len(other)) < 2:
+        if min(len(left[0].axes), len(right[0].axes)) < 2:
             return None
+        left, right = fitted_product(left, right)
+        one, other = left[0].axes, right[0].axes
         inner = merged(one[-1], other[-2])
         axes = (*aligned(one[:-2], other[:-2]), one[-2], other[-1])
         found = [_product(first, second, axes) for first in left for second in right]
@@ -107,7 +97,7 @@ class _SumReader(Reader[Sum]):
             factor = number(other)
             if factor is not None:
                 return _scaled(self.read(one), factor)
-        left, right = (self.read(arg) for arg in node.args)
+        left, right = fitted(*(self.read(arg) for arg in node.args))
         axes = aligned(left[0].axes, right[0].axes)
         pairs = [(first, second) for first in left for second in right]
         if any(_is_elementwise(*pair) for pair in pairs):
@@ -123,6 +113,7 @@ class _SumReader(Reader[Sum]):
         left, right = (self.read(arg) for arg in node.args)
         if not any(term.is_sum for term in (*left, *right)):
             return None
+        left, right = fitted(left, right)
         axes = aligned(left[0].axes, right[0].axes)
         return _over(left, axes) + _scaled(_over(right, axes), sign)
 

@@ -11,6 +11,7 @@ from nomul.ir.graph import Constant, Node, Value
 from nomul.ir.shapes import ONE, Shape
 from nomul.ir.types import DType
 from nomul.ir.views import view_chain
+from nomul.passes.contraction import arranged, contraction
 from nomul.passes.folding import known_array
 from nomul.passes.graph_tools import number, produced_by
 from nomul.passes.matcher import Match, Pattern
@@ -48,8 +49,6 @@ class Attention(PatternRule):
             g.ew.add(g.ew.add(scores, mask), second),
             g.ew.where(mask, scores, hidden),
             g.ew.where(mask, hidden, scores, bind="inverted"),
-            g.ew.where(second, g.ew.add(scores, mask), hidden),
-            g.ew.where(second, hidden, g.ew.add(scores, mask), bind="inverted"),
         )
         weights = g.cast(g.nn.softmax(masked, axis=-1))
         safe = g.any_of(weights, g.ew.where(g.ew.is_nan(weights), 0.0, weights))
@@ -143,9 +142,6 @@ def _mask(g: Rewriter, m: Match, to_tokens: _TokenMajor) -> Value | None:
     if m.mask is None:
         return None
     mask = to_tokens.mask(m.mask)
-    if m.hidden is not None and m.second is not None:
-        seen, parts = to_tokens.mask(m.second), (mask, m.hidden)
-        return g.ew.where(seen, *(parts if m.inverted is None else parts[::-1]))
     if m.hidden is not None:
         if m.inverted is not None:
             mask = g.ew.not_(mask)
@@ -223,8 +219,20 @@ def ungrouped(g: Rewriter, value: Value | None) -> Value | None:
     axis = 1 if inner is not value else 2
     source = _repeated(g, inner, axis)
     if source is None:
-        return None
+        return None if value is None else _single(g, value)
     return g.view.transpose(source, perm=(0, 2, 1, 3)) if axis == 1 else source
+
+
+def _single(g: Rewriter, value: Value) -> Value | None:
+    """The [B, T, 1, D] of which views make all heads of `value` [B, T, H, D], or None."""
+    found = contraction(value, g.module.dims)
+    batch, tokens, heads, size = found.axes
+    inner = found.factors[0] if len(found.factors) == 1 else None
+    if inner is None or found.is_made or not heads or set(heads) & inner.labels or max(len(tokens), len(size)) > 1:
+        return None
+    if inner.labels != {*batch, *tokens, *size}:
+        return None
+    return arranged(g, inner, inner.value, batch, (tokens[0] if tokens else None, None, size[0] if size else None))
 
 
 def _repeated(g: Rewriter, value: Value | None, axis: int) -> Value | None:

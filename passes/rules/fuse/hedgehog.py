@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nomul.ir.graph import Node, Value, Weight
-from nomul.passes.contraction import Contraction, Label, arranged, contraction, paired, place, restored
+from nomul.passes.contraction import Contraction, arranged, contraction, paired, place, restored
+from nomul.passes.contraction_axes import Label
 from nomul.passes.graph_tools import produced_by
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
 

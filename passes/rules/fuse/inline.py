@@ -6,7 +6,8 @@ from itertools import permutations
 from math import isclose
 
 from nomul.ir.graph import Node, Value
-from nomul.passes.contraction import Factor, Label, paired
+from nomul.passes.contraction import Factor, paired
+from nomul.passes.contraction_axes import Label
 from nomul.passes.contraction_sum import Sum, Term, terms_of
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
 from nomul.passes.rules.fuse.linear_attention import Roles, by_tokens, roles_of

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 from nomul.ir.graph import Node, Value
-from nomul.ir.shapes import Shape
-from nomul.passes.contraction import Contraction, Factor, Label, arranged, contraction, paired, place, restored
+from nomul.ir.shapes import ONE, Shape
+from nomul.passes.contraction import Contraction, Factor, arranged, contraction, paired, place, restored
+from nomul.passes.contraction_axes import Label
 from nomul.passes.graph_tools import number, produced_by
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
 
@@ -16,7 +17,8 @@ _MAPS = {"ew.relu": "relu", "ew.exp": "exp"}
 
 @dataclass(frozen=True)
 class Roles:
-    """q [lead, s, d], k [lead, t, d], v [lead, t, e], their axes in any order."""
+    """q [lead, group, s, d], k [lead, t, d], v [lead, t, e], their axes in any order; group: the queries that share a
+    key head, if any do."""
 
     q: Factor
     k: Factor
@@ -26,6 +28,7 @@ class Roles:
     t: Label
     d: Label
     e: Label
+    group: Label | None = None
 
     @property
     def heads(self) -> Label | None:
@@ -42,9 +45,14 @@ class Roles:
         heads = self.heads
         return sorted((label for label in self.lead if label is not heads), key=lambda label: place(self.v, label))
 
+    @property
+    def rows(self) -> frozenset[Label]:
+        """The labels of queries that results have too."""
+        return self.lead | {self.s} | ({self.group} if self.group else set())
+
     def back(self, g: Rewriter, y: Value, whole: Contraction, shape: Shape) -> Value:
         """Results [B, S, H, E] in the layout of the whole product, of that shape."""
-        return restored(g, y, [*self.order, self.s, self.heads, self.e], whole, shape)
+        return restored(g, y, [*self.order, self.s, self.heads, self.group, self.e], whole, shape)
 
 
 class LinearAttentionFormula(NodeRule):
@@ -71,10 +79,18 @@ def by_tokens(g: Rewriter, roles: Roles, q: Value, k: Value) -> tuple[Value, Val
     """Queries, keys (or what they are maps of, with the same axes) and values as [B, tokens, H, size]."""
     heads, lead = roles.heads, roles.order
     return (
-        arranged(g, roles.q, q, lead, (roles.s, heads, roles.d)),
+        _queries(g, roles, q),
         arranged(g, roles.k, k, lead, (roles.t, heads, roles.d)),
         arranged(g, roles.v, roles.v.value, lead, (roles.t, heads, roles.e)),
     )
+
+
+def _queries(g: Rewriter, roles: Roles, q: Value) -> Value:
+    if roles.group is None:
+        return arranged(g, roles.q, q, roles.order, (roles.s, roles.heads, roles.d))
+    apart = arranged(g, roles.q, q, roles.order, (roles.s, roles.heads, roles.group, roles.d))
+    batch, tokens, heads, group, size = apart.shape
+    return g.view.reshape(apart, shape=(batch, tokens, heads * group, size))
 
 
 def roles_of(whole: Contraction) -> Roles | None:
@@ -86,14 +102,24 @@ def _roles(whole: Contraction, q: Factor, k: Factor, v: Factor) -> Roles | None:
     """Which factor is what, or None."""
     free = frozenset(whole.free)
     lead = q.labels & k.labels & v.labels
-    parts = [q.labels - k.labels - v.labels, (k.labels & v.labels) - q.labels, (q.labels & k.labels) - v.labels]
-    parts.append(v.labels - q.labels - k.labels)
-    if any(len(part) != 1 for part in parts):
+    rows = _rows(whole, q.labels - k.labels - v.labels)
+    parts = [(k.labels & v.labels) - q.labels, (q.labels & k.labels) - v.labels, v.labels - q.labels - k.labels]
+    if rows is None or any(len(part) != 1 for part in parts):
         return None
-    (s,), (t,), (d,), (e,) = parts
-    fits = free == lead | {s, e} and len(whole.free) == len(free)
-    fits &= (q.labels, k.labels, v.labels) == (lead | {s, d}, lead | {t, d}, lead | {t, e})
-    return Roles(q, k, v, lead, s, t, d, e) if fits else None
+    (t,), (d,), (e,) = parts
+    roles = Roles(q, k, v, lead, rows[0], t, d, e, rows[1])
+    fits = free == roles.rows | {e} and len(whole.free) == len(free)
+    fits &= (q.labels, k.labels, v.labels) == (roles.rows | {d}, lead | {t, d}, lead | {t, e})
+    return roles if fits else None
+
+
+def _rows(whole: Contraction, labels: frozenset[Label]) -> tuple[Label, Label | None] | None:
+    """(s, group) of the labels that queries alone have, or None. Without an order either may be called tokens."""
+    ordered = [one.root() for one, _ in whole.order]
+    found = sorted(
+        labels, key=lambda label: (label not in ordered, label.size.value is not None, -(label.size.value or 0))
+    )
+    return (found[0], found[1] if len(found) == 2 else None) if len(found) in (1, 2) else None
 
 
 def _checked(whole: Contraction, roles: Roles) -> tuple[bool, float]:
@@ -121,9 +147,9 @@ def _divisor_token(below: Contraction, roles: Roles) -> Label | None:
         if not pairs or q.value is not roles.q.value or k.value is not roles.k.value:
             continue
         consistent = all(names.setdefault(one, other) is other for one, other in pairs)
-        kept = all(names[label] is label for label in (*roles.lead, roles.s))
+        kept = all(names[label] is label for label in roles.rows)
         summed = names.get(roles.t), names.get(roles.d)
-        if consistent and kept and set(below.free) == roles.lead | {roles.s} and not set(summed) & set(below.free):
+        if consistent and kept and set(below.free) == roles.rows and not set(summed) & set(below.free):
             return names[roles.t]
     return None
 
@@ -134,6 +160,21 @@ def mapped(roles: Roles) -> tuple[str, Value, Value]:
     if found[0][0] != found[1][0]:
         return "identity", roles.q.value, roles.k.value
     return found[0][0], found[0][1], found[1][1]
+
+
+def behind_views(g: Rewriter, factor: Factor, x: Value) -> Factor:
+    """A value that broadcasts to the factor, with its axes, as far as it can be what views show of another."""
+    found, wanted = contraction(x, g.module.dims), factor.axes[len(factor.axes) - x.type.rank :]
+    shown = [labels if size != ONE else () for labels, size in zip(wanted, x.shape, strict=True)]
+    alone = Factor(x, tuple(shown))
+    labels = [label.root() for axis in shown for label in axis]
+    alike = [label.size for label in found.free] == [label.size for label in labels]
+    if len(found.factors) != 1 or replace(found, axes=()) != Contraction((), found.factors) or not alike:
+        return alone
+    names, inner = dict(zip(found.free, labels, strict=True)), found.factors[0]
+    if not inner.labels <= set(names):
+        return alone
+    return Factor(inner.value, tuple(tuple(names[label.root()] for label in axis) for axis in inner.axes))
 
 
 def _map(factor: Factor, size: Label) -> tuple[str, Value]:

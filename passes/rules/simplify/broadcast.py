@@ -54,13 +54,25 @@ def _literal(full: Node) -> Value:
 
 
 class ExpandedMask(NodeRule):
-    """The mask of attention broadcasts by itself."""
+    """The mask of attention broadcasts by itself, also where a reshape only adds leading axes of 1."""
 
     ops = ("nn.attention",)
 
     def apply(self, g: Rewriter, node: Node) -> Value | None:
-        expand = produced_by(node.args[3], "view.expand") if len(node.args) > 3 else None
-        return rebuilt(g, node, 3, expand.args[0]) if expand else None  # type: ignore[arg-type]
+        mask = node.operand(3)
+        expand = produced_by(mask, "view.expand")
+        source = expand.args[0] if expand else _without_leading(mask)
+        return rebuilt(g, node, 3, source) if source is not None else None
+
+
+def _without_leading(value: Value | None) -> Value | None:
+    """What a reshape only adds leading axes of 1 to, or None."""
+    reshape = produced_by(value, "view.reshape")
+    source = reshape.args[0] if reshape else None
+    if source is None or value is None or value.shape == source.shape:
+        return None
+    added = value.type.rank - source.type.rank
+    return source if added > 0 and value.shape == (*(ONE,) * added, *source.shape) else None
 
 
 class ComputeBeforeExpand(NodeRule):
@@ -80,6 +92,23 @@ class ComputeBeforeExpand(NodeRule):
         if small.shape == node.result.shape:
             g.discard()
             return None
+        return g.view.expand(small, shape=node.result.shape)
+
+
+class AlongBeforeExpand(NodeRule):
+    """softmax and running sums of expand(x) along an axis that x has -> expand of those of x."""
+
+    ops = ("nn.softmax", "nn.log_softmax", "reduce.cumsum")
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        expand = produced_by(node.args[0], "view.expand")
+        source = expand.args[0] if expand else None
+        if source is None:
+            return None
+        axis = node.attrs["axis"] - (node.result.type.rank - source.type.rank)
+        if axis < 0 or source.shape[axis] != node.result.shape[node.attrs["axis"]]:
+            return None
+        small = g.op(node.op, source, **(node.attrs | {"axis": axis}))
         return g.view.expand(small, shape=node.result.shape)
 
 
@@ -120,6 +149,5 @@ class LeadingUnitAxes(NodeRule):
         shape = operand.shape[rank:]
         if isinstance(operand, Weight):
             return g.view.reshape(operand, shape=shape, name=operand.name)
-        reshape = produced_by(operand, "view.reshape")
-        source = reshape.args[0] if reshape else None
+        source = _without_leading(operand)
         return source if source is not None and source.shape == shape else None

@@ -80,6 +80,24 @@ class RowsBeforeReshape(NodeRule):
         return g.view.reshape(g.op(node.op, source, *node.args[1:], **attrs), shape=node.result.shape)
 
 
+class RunningSumBeforeReshape(NodeRule):
+    """cumsum of reshape(x) along an axis that the reshape leaves alone -> reshape behind it."""
+
+    ops = ("reduce.cumsum",)
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        reshape = produced_by(node.args[0], "view.reshape")
+        source = reshape.args[0] if reshape else None
+        if source is None or node.result.shape[node.attrs["axis"]] == ONE:
+            return None
+        groups = reshape_groups(source.shape, node.result.shape)
+        kept = next(group for group in groups if node.attrs["axis"] in group.target)
+        if len(kept.source) != 1 or len(kept.target) != 1:
+            return None
+        sums = g.op(node.op, source, **(node.attrs | {"axis": kept.source[0]}))
+        return g.view.reshape(sums, shape=node.result.shape)
+
+
 class MatmulBeforeReshape(NodeRule):
     """reshape(a) @ reshape(b) with merged or split leading axes alike -> reshape(a @ b)."""
 
