@@ -12,11 +12,14 @@ from nomul.ir.dim import Dim
 from nomul.ir.graph import Node, Value
 from nomul.ir.ops.attention import LENGTHS, MASK, RELATIVE, TILES
 from nomul.ir.shapes import ONE
+from nomul.ir.types import DType
 
 Expr = Any
 
 
 QUANTISED = "nn.quantised_attention"
+PARTS = "nn.attention_parts"
+SCALES = 6  # where those of stored keys and values stand among the operands of nn.attention_parts
 
 
 def main_positions(node: Node) -> tuple[int, int, int]:
@@ -26,7 +29,15 @@ def main_positions(node: Node) -> tuple[int, int, int]:
 
 def optional_operand(node: Node, position: int) -> Value | None:
     """An operand that may be absent. position: among those of nn.attention."""
+    if node.op == PARTS and position >= TILES:
+        return None
     return node.operand(position + main_positions(node)[2] - 2)
+
+
+def elements_of(value: Value) -> int:
+    """Of a vector of keys or values; one that is stored in u8 has two in a byte."""
+    size = int(value.shape[3])
+    return 2 * size if value.dtype is DType.U8 else size
 
 
 class AttentionSpan:
@@ -79,11 +90,14 @@ def along(value: Value, axis: int, place: Expr) -> Expr:
 __all__ = [
     "LENGTHS",
     "MASK",
+    "PARTS",
     "QUANTISED",
     "RELATIVE",
+    "SCALES",
     "TILES",
     "AttentionSpan",
     "along",
+    "elements_of",
     "main_positions",
     "optional_operand",
 ]

@@ -136,7 +136,7 @@ def measure(variant: Variant, tokens: int, threads: int, seconds: float, folder:
     others = {name: job for name, job in found.items() if job is not None}
     result = run()
     for name, job in others.items():
-        if (difference := float(np.abs(result - job()).max())) > 1e-4:
+        if (difference := float(np.abs(result - job()).max())) > variant.tolerance:
             raise SystemExit(f"{variant.name} at {tokens} tokens: {difference:g} away from {name}")
     times = medians({"nomul": run, **others}, seconds)
     mine, torch_ms = times["nomul"], times.get("torch")

@@ -32,8 +32,13 @@ class Variant:
 
     @property
     def is_standard(self) -> bool:
-        """Whether other libraries have it without a mask."""
-        return self.op == "attention" and not self.tiles and set(self.attrs or {}) <= {"causal"}
+        """Whether other libraries have it without a mask, though perhaps in f32 only."""
+        return self.op == "attention" and not self.tiles and set(self.attrs or {}) <= {"causal", "scores"}
+
+    @property
+    def tolerance(self) -> float:
+        """By how much results may differ from those of f32."""
+        return 2e-2 if "scores" in (self.attrs or {}) else 1e-4
 
     @property
     def is_causal(self) -> bool:
@@ -47,6 +52,7 @@ def _window_pairs(tokens: int) -> float:
 
 VARIANTS = (
     Variant("softmax", seen=lambda n: n * n),
+    Variant("softmax, bf16 products", attrs={"scores": "bf16"}, seen=lambda n: n * n),
     Variant("softmax, int8 scores", attrs={"scores": "i8"}, seen=lambda n: n * n),
     Variant("causal", attrs={"causal": True}, seen=lambda n: n * (n + 1) / 2),
     Variant("window", attrs={"causal": True, "window": WINDOW}, seen=_window_pairs),

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from nomul.ir.numerics import wide
-from nomul.ir.quantise import quantise
+from nomul.ir.quantise import LEVELS, quantise
+from nomul.ir.types import DType
+
+STORED = {"i8": LEVELS, "i4": 7}  # how keys and values may be kept: the largest code
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,24 @@ def products(q: np.ndarray, k: np.ndarray, scale: float) -> np.ndarray:
     return scores
 
 
-def by_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def by_rows(x: np.ndarray, levels: int = LEVELS) -> tuple[np.ndarray, np.ndarray]:
     """[B, S, H, D] in eight bits, and the scales [B, S, H]: each token's vector of a head by itself."""
-    q, scale = quantise(x.reshape(-1, x.shape[-1]), "i8", 0.0)
+    q, scale = quantise(x.reshape(-1, x.shape[-1]), "i8", 0.0, levels)
     return q.reshape(x.shape), scale.reshape(x.shape[:-1])
+
+
+def stored(x: np.ndarray, kind: str) -> np.ndarray:
+    """f32 [B, T, G, D] of keys or values as what `kind` of STORED keeps of them."""
+    codes, scale = by_rows(x, STORED[kind])
+    return restored(codes, scale)
+
+
+def restored(codes: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """f32 numbers of codes [B, T, G, D] of i8, or of u8 that hold two each [B, T, G, D / 2] (the first half of a vector
+    in the low nibbles, 8 more than the code), and their scales [B, T, G]."""
+    if codes.dtype == np.uint8:
+        codes = np.concatenate([codes & 15, codes >> 4], axis=-1).astype(np.int8) - np.int8(8)
+    return codes.astype(np.float32) * scale[..., None]
 
 
 def byte_products(q: np.ndarray, q_scale: np.ndarray, k: np.ndarray, k_scale: np.ndarray, scale: float) -> np.ndarray:
@@ -101,8 +118,20 @@ def shown(
 
 def softmax(scores: np.ndarray) -> np.ndarray:
     """Softmax over the last axis; rows of nothing but minus infinity give zeros."""
-    e = np.exp(scores - np.maximum(scores.max(-1, keepdims=True, initial=-np.inf), np.finfo(scores.dtype).min))
+    e = powers(scores)
     return divided(e, e.sum(-1, keepdims=True))
+
+
+def powers(scores: np.ndarray) -> np.ndarray:
+    """exp(scores - the largest of the last axis); 0 where all of them are minus infinity."""
+    largest = np.maximum(scores.max(-1, keepdims=True, initial=-np.inf), np.finfo(scores.dtype).min)
+    result: np.ndarray = np.exp(scores - largest)
+    return result
+
+
+def in_bf16(x: np.ndarray) -> np.ndarray:
+    """f32 numbers, rounded to bf16."""
+    return x.astype(DType.BF16.numpy).astype(np.float32)
 
 
 def divided(x: np.ndarray, divisor: np.ndarray) -> np.ndarray:

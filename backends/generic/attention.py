@@ -10,8 +10,10 @@ from tvm import tirx
 from nomul.backends import mathlib
 from nomul.backends.attention_span import (
     MASK,
+    PARTS,
     QUANTISED,
     RELATIVE,
+    SCALES,
     TILES,
     AttentionSpan,
     along,
@@ -24,6 +26,7 @@ from nomul.backends.frame import index_constant
 from nomul.backends.generic import line
 from nomul.backends.generic.pull import Cell, Line, Pull
 from nomul.backends.generic.view import operand_shape
+from nomul.backends.storage import rounded
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node
 from nomul.ir.ops.attention_parts import STATE
@@ -46,10 +49,10 @@ def attention(pull: Pull, node: Node) -> Line:
     return Line.along(node.result.shape, 3, prepare)
 
 
-@line("nn.attention_parts")
+@line(PARTS)
 def attention_parts(pull: Pull, node: Node) -> Line:
     """A line is the result's last axis; scratch holds the weights of a run of keys."""
-    chunk, width = node.attrs["chunk"], pull.size(operand_shape(node, 2)[3])
+    chunk, width = node.attrs["chunk"], pull.size(node.result.shape[4] - STATE)
     span = AttentionSpan(node, pull.size)
 
     def prepare(index: Index) -> Callable[[Index], tuple[Expr, ...]]:
@@ -95,6 +98,29 @@ def attention_merge(pull: Pull, node: Node) -> Line:
     return Line.along(node.result.shape, 3, prepare)
 
 
+def _factor(node: Node, value: Expr) -> Expr:
+    """What is multiplied: the value itself, or rounded to bf16."""
+    return rounded(bind(value), DType.BF16) if node.attrs.get("scores") == "bf16" else value
+
+
+def _stored(pull: Pull, node: Node, position: int, place: Index) -> Expr:
+    """An element of queries, keys or values; of those that are stored as codes, code * scale."""
+    if node.op != PARTS or position == 0 or node.operand(SCALES) is None:
+        return pull.operand(node, position, place)
+    *row, last = place
+    value = node.args[position]
+    assert value is not None
+    if value.dtype is DType.U8:
+        half = pull.size(operand_shape(node, position)[3])
+        in_low = bind(last < half)
+        byte = pull.operand(node, position, (*row, bind(tirx.Select(in_low, last, last - half))))
+        wide = bind(tirx.Cast("int32", byte))
+        code = tirx.Select(in_low, tirx.bitwise_and(wide, 15), tirx.shift_right(wide, tirx.const(4, "int32"))) - 8
+    else:
+        code = pull.operand(node, position, place)
+    return bind(tirx.Cast("float32", bind(code)) * pull.operand(node, SCALES + position - 1, tuple(row)))
+
+
 def _divisor(total: Expr) -> Expr:
     """A total of weights; 1 where nothing is seen, whose sums are 0."""
     return bind(tirx.Select(tirx.EQ(total, constant(total, 0.0)), constant(total, 1.0), total))
@@ -130,14 +156,15 @@ class _Weighed:
             self.top.set(tirx.Select(score > self.top.get(), score, self.top.get()))
         with pull.loops(seen) as (t,):
             weight = bind(mathlib.exp(bind(minus(self.weights.read(t - start), self.top.get()))))
-            self.weights.write(t - start, weight)
+            self.weights.write(t - start, _factor(node, weight))
             self.total.set(self.total.get() + weight)
 
     def sum(self, place: Expr) -> Expr:
         """Of values at a place of the head, by weight."""
 
         def weighted(sum: Expr, inner: Index) -> Expr:
-            value = self.pull.operand(self.node, self.values, (self.batch, inner[0], self.key_head, place))
+            value = _stored(self.pull, self.node, self.values, (self.batch, inner[0], self.key_head, place))
+            value = _factor(self.node, value)
             return fma(self.weights.read(inner[0] - self.start), value, sum)
 
         return bind(self.pull.fold([self.seen], tirx.const(0.0, self.top.get().ty.dtype), weighted))
@@ -176,8 +203,9 @@ def _product(pull: Pull, node: Node, index: Index, key_head: Expr, t: Expr) -> E
     batch, query, head, _ = index
 
     def step(sum: Expr, inner: Index) -> Expr:
-        q = pull.operand(node, 0, (batch, query, head, inner[0]))
-        return fma(q, pull.operand(node, 1, (batch, t, key_head, inner[0])), sum)
+        places = (batch, query, head, inner[0]), (batch, t, key_head, inner[0])
+        q, k = (_factor(node, _stored(pull, node, position, place)) for position, place in enumerate(places))
+        return fma(q, k, sum)
 
     zero = tirx.const(0.0, pull.type(node.result.dtype))
     score = bind(pull.fold([pull.size(operand_shape(node)[3])], zero, step))

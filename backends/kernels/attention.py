@@ -9,6 +9,7 @@ Neighbouring tiles of a head take each block of keys in turns (`attention_tiles.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 from tvm import tirx
@@ -35,7 +36,7 @@ from nomul.backends.mathlib import exp_nonpositive, tanh
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir.body import buffer_at, index, let, local, loop, store, when
-from nomul.backends.tir.gemm import InnerKernel, Panel, Product, Reduction, Rows
+from nomul.backends.tir.gemm import InnerKernel, Panel, Product, Reduction, Rows, Sink
 from nomul.backends.tir.register_tile import PANEL, RegisterTile
 from nomul.backends.tir.vectors import lanes_at, load, prefetch, spread, store_vector
 from nomul.ir.dim import Dim, ceil_div
@@ -54,22 +55,31 @@ def refusal(group: Group) -> str | None:
     """Why this group is not served, or None."""
     anchor = group.anchor
     assert anchor is not None
+    if anchor.attrs.get("scores") == "bf16":
+        return "products are those of bf16"
+    return refused_form(group)
+
+
+def refused_form(group: Group, floats: Collection[DType] = (DType.F32,)) -> str | None:
+    """Why a kernel of this kind cannot serve this group, or None. floats: the types of operands that it reads."""
+    anchor = group.anchor
+    assert anchor is not None
     if len(group.func.returns) != 1 or group.func.returns[0].shape != anchor.result.shape:
         return "the result is not the attention's"
     if optional_operand(anchor, TILES) is not None and anchor.attrs["tile"] % KEYS:
         return f"the tiles of {anchor.attrs['tile']} tokens are not made of blocks of {KEYS}"
-    return refused_operands(group)
+    return refused_operands(group, floats)
 
 
-def refused_operands(group: Group) -> str | None:
-    """Why a kernel cannot read the operands of this group, or None."""
+def refused_operands(group: Group, kinds: Collection[DType] = (DType.F32,)) -> str | None:
+    """Why a kernel that reads floats of these kinds cannot read the operands of this group, or None."""
     anchor = group.anchor
     assert anchor is not None
     queries, keys, values = (anchor.args[position] for position in main_positions(anchor))
     optional = [optional_operand(anchor, position) for position in range(MASK, LENGTHS)]
     floats = [values, *optional] if anchor.op == QUANTISED else [queries, keys, values, *optional]
-    if any(value is not None and value.dtype not in (DType.F32, DType.BOOL) for value in floats):
-        return "operands are not f32"
+    if any(value is not None and value.dtype not in (*kinds, DType.BOOL) for value in floats):
+        return f"operands are not {' or '.join(map(str, kinds))}"
     if any(value is not None and value.shape[3].value is None for value in (queries, keys, values)):
         return "the size of a head is symbolic"
     views = [resolve(value) for value in anchor.args if value is not None]
@@ -220,27 +230,41 @@ class Attention:
             self.relative.apply(self.work, tile, start, keys, self.lanes)
         self.hidden.apply(self.work, tile, start, keys, self.lanes)
         self._softmax(tile, keys)
-        v_rows = Rows(self.frame.buffer(self.v.source), v_start, self.frame.size(self.v.strides[3]))
+        self.weigh(tile, k_start, v_start, keys)
+
+    def weigh(self, tile: Tile, k_start: Expr, v_start: Expr, keys: Expr) -> None:
+        """O^T grows by the values from `v_start` on, weighed by what the scores have become."""
+        rows = Rows(self.frame.buffer(self.v.source), v_start, self.frame.size(self.v.strides[3]))
         over = Reduction(1, ((keys, self.frame.size(self.v.strides[1])),))
+        ahead = self.rows_ahead(k_start, v_start)
+        self._by_values.block(
+            self.width, PANEL, Product(rows, Panel(self.work, index(0)), over, self.grow(tile), ahead)
+        )
+
+    def rows_ahead(self, k_start: Expr, v_start: Expr) -> Callable[[Expr, Expr], None]:
+        """(first element, key): fetches the next block's rows: those of one head are too far apart for the machine to
+        see it. Only the first tile that takes a block does."""
         distance = let("distance", self.visits.ahead[0])
 
         def ahead(row: Expr, key: Expr) -> None:
-            """The next block's rows come near: those of one head are too far apart for the machine to see it."""
             with when(distance != 0):
                 for view, start, size in ((self.k, k_start, self.depth), (self.v, v_start, self.width)):
                     place = let("next", start + (key + distance) * self.frame.size(view.strides[1]) + row)
                     for first in range(0, size, self.width):
                         prefetch(self.frame.buffer(view.source), place + first, 1, 2)
 
+        return ahead
+
+    def grow(self, tile: Tile) -> Sink:
+        """O^T = O^T * (how much the maximum's rise shrinks it) + new."""
+
         def accumulate(row: Expr, column: Expr, sums: Expr) -> None:
-            """O^T = O^T * (how much the maximum's rise shrinks it) + new."""
             lanes = int(sums.ty.dtype.lanes)
             place = let("place", tile.at + self.sums + row * PANEL + column)
             shrink = load(self.work, tile.at + self.state + 2 * PANEL + column, lanes)
             store_vector(self.work, place, load(self.work, place, lanes) * shrink + sums)
 
-        powers = Panel(self.work, index(0))
-        self._by_values.block(self.width, PANEL, Product(v_rows, powers, over, accumulate, ahead))
+        return accumulate
 
     def score(self, tile: Tile, head: Expr, start: Expr, place: Expr, keys: Expr) -> None:
         """Scores of `keys` keys from `start` on, whose first element is at `place`."""

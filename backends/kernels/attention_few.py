@@ -16,7 +16,7 @@ from typing import Any
 
 from tvm import tirx
 
-from nomul.backends.attention_span import MASK, RELATIVE, TILES, AttentionSpan, along, optional_operand
+from nomul.backends.attention_span import MASK, RELATIVE, TILES, AttentionSpan, along, elements_of, optional_operand
 from nomul.backends.emit import Epilogue
 from nomul.backends.expressions import bind, fma
 from nomul.backends.frame import KernelFrame
@@ -47,17 +47,17 @@ def refusal(group: Group) -> str | None:
         return refused
     anchor = group.anchor
     assert anchor is not None
-    return "not for masks of tiles" if optional_operand(anchor, TILES) is not None else _refused_rows(anchor)
+    return "not for masks of tiles" if optional_operand(anchor, TILES) is not None else refused_rows(anchor)
 
 
 def parts_refusal(group: Group) -> str | None:
     """Why this group is not served, or None."""
     anchor = group.anchor
     assert anchor is not None
-    return attention.refused_operands(group) or _refused_rows(anchor)
+    return attention.refused_operands(group) or refused_rows(anchor)
 
 
-def _refused_rows(anchor: Node) -> str | None:
+def refused_rows(anchor: Node) -> str | None:
     assert anchor.args[0] is not None
     queries = anchor.args[0].shape[1].value
     if queries is None or queries > _QUERIES:
@@ -88,6 +88,11 @@ def few(group: Group, target: Target) -> Built:
 @kernel("nn.attention_parts", accepts=parts_refusal, rank=30)
 def parts(group: Group, target: Target) -> Built:
     """One tile for each run of keys of each batch element, of all heads where those of a token are neighbours."""
+    return built_parts(group, target, Parts)
+
+
+def built_parts(group: Group, target: Target, kind: type[Parts]) -> Built:
+    """The kernel that a class of this kind emits."""
     anchor = group.anchor
     assert anchor is not None and anchor.args[1] is not None
     batch, _, key_heads, _ = anchor.args[1].shape
@@ -95,7 +100,7 @@ def parts(group: Group, target: Target) -> Built:
     inner = all((view.strides[1] - view.strides[2]).bounds(group.ranges)[0] >= 0 for view in views)
     together = int(key_heads) if inner else 1
     with KernelFrame(group, target) as frame:
-        body = _Parts(frame, anchor, together)
+        body = kind(frame, anchor, together)
         body.emit()
     tiles = batch * key_heads.divide_exactly(Dim.of(together)) * anchor.result.shape[1]
     return Built(frame.function, tiles=tiles, scratch=Dim.of(4 * body.size))
@@ -111,7 +116,7 @@ class _Few:
         self.frame, self.anchor = frame, anchor
         self.q, self.k, self.v = attention.operand_views(anchor)
         self.queries, self.key_heads = index(int(q.shape[1])), int(k.shape[2])
-        self.depth, self.width = int(q.shape[3]), int(v.shape[3])
+        self.depth, self.width = int(q.shape[3]), elements_of(v)
         self.shared, self.rows = int(q.shape[2]) // self.key_heads, _rows(anchor)
         self.together, self.all_rows = together, together * self.rows
         self.lanes = frame.target.vector_bytes // 4
@@ -192,9 +197,14 @@ class _Few:
             base = let("k_base", self._at(self.k, self.batch, first + key, self.first_head + own, 0))
             for rows in self._groups(own):
                 for row, score in zip(rows, self._dots(base, rows), strict=True):
+                    score = self._restored(score, first + key, own)
                     store(self.work, row * KEYS + self.scores + key, self._masked(score, row, first + key))
         with loop("row", self.all_rows) as row, loop("key", index(KEYS) - count, count) as key:
             store(self.work, row * KEYS + self.scores + key, tirx.FloatImm("float32", float("-inf")))
+
+    def _restored(self, score: Expr, key: Expr, own: Expr) -> Expr:
+        """A score of what a product is; keys that are stored with scales say otherwise."""
+        return score
 
     def _dots(self, base: Expr, rows: list[Expr]) -> list[Expr]:
         """Products of one key with some rows: whole vectors, then the elements behind them."""
@@ -206,13 +216,17 @@ class _Few:
             element = bind(load(keys, base + d, self.lanes))
             for i, row in enumerate(rows):
                 self._add(i, element, load(self.work, d + row * self.depth, self.lanes))
-        sums = [bind(_sum_of_lanes(self._register(i))) for i in range(len(rows))]
+        sums = self.sums_of_registers(len(rows))
         for d in range(whole, self.depth):
             element = bind(keys[base + d])
             sums = [
                 bind(fma(element, self.work[row * self.depth + d], sum)) for row, sum in zip(rows, sums, strict=True)
             ]
         return sums
+
+    def sums_of_registers(self, count: int) -> list[Expr]:
+        """The first registers, lanes added up."""
+        return [bind(_sum_of_lanes(self._register(i))) for i in range(count)]
 
     def _masked(self, score: Expr, row: Expr, key: Expr) -> Expr:
         query, head = self._place(row)
@@ -313,7 +327,7 @@ class _Few:
         store(self.registers, self._part(number, lanes), fma(x, y, self._register(number, lanes)))
 
 
-class _Parts(_Few):
+class Parts(_Few):
     """The same for one run of keys; sums, maximum and total of each row are the result."""
 
     def _enter(self, number: Expr) -> None:

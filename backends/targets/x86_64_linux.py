@@ -1,5 +1,6 @@
 """x86-64 Linux: the levels v2 (SSE4.2), v3 (AVX2, FMA, F16C) and v4 (AVX-512) of the System V psABI, v3 and v4 also
-with byte dot products (VNNI) and v4 with byte permutations (VBMI), for which the psABI has no names."""
+with byte dot products (VNNI) and v4 with byte permutations (VBMI) and bfloat16 (BF16), for which the psABI has no
+names."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 _V3_VNNI = _V3 | {"avxvnni"}
 _V4_VNNI = _V4 | {"avx512vnni"}
 _V4_VBMI = _V4_VNNI | {"avx512bitalg", "avx512ifma", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "gfni"}
+_V4_BF16 = _V4_VBMI | {"avx512bf16"}
 
 # VBMI2 and BITALG are not here: every CPU with one of them has all of v4_vbmi, so their names stand for that level.
 _EXTENSIONS = {
@@ -70,7 +72,8 @@ def _level(level: str, suffix: str, features: frozenset[str], vector_bytes: int,
 
 _BASES = {"v2": _V2, "v3": _V3, "v4": _V4}
 _LEVELS = (
-    _level("v4_vbmi", "avx512vbmi2", _V4_VBMI, 64, 32, "AVX-512 VNNI, VBMI and GFNI: Ice Lake, Zen 4 and newer"),
+    _level("v4_bf16", "avx512bf16+avx512vbmi2", _V4_BF16, 64, 32, "AVX-512 BF16 and VBMI: Zen 4, Sapphire Rapids"),
+    _level("v4_vbmi", "avx512vbmi2", _V4_VBMI, 64, 32, "AVX-512 VNNI, VBMI and GFNI: Ice Lake and newer"),
     _level("v4_vnni", "avx512vnni", _V4_VNNI, 64, 32, "AVX-512 and VNNI: Cascade Lake, Cooper Lake"),
     _level("v4", "avx512vl", _V4, 64, 32, "AVX-512 F, BW, CD, DQ, VL (x86-64-v4)"),
     _level("v3_vnni", "avxvnni", _V3_VNNI, 32, 16, "AVX2 and AVX-VNNI: Alder Lake, Gracemont and newer"),

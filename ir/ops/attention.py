@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from nomul.ir.attention import Places, by_rows, byte_products, limited, mixed, products, shown, softmax
+from nomul.ir.attention import (
+    Places,
+    by_rows,
+    byte_products,
+    divided,
+    in_bf16,
+    limited,
+    mixed,
+    powers,
+    products,
+    shown,
+    softmax,
+    stored,
+)
 from nomul.ir.dim import Dim, ceil_div
 from nomul.ir.numerics import wide
 from nomul.ir.op import Kind, op
@@ -96,7 +109,8 @@ def attention(
     tiles: "b[_any] | None" = None,
     *,
     scale: float,
-    scores: Literal["f32", "i8"] = "f32",
+    scores: Literal["f32", "bf16", "i8"] = "f32",
+    keys_values: Literal["f32", "i8", "i4"] = "f32",
     causal: bool = False,
     block: int = 1,
     prefix: Dim = Dim.of(0),
@@ -108,16 +122,26 @@ def attention(
     """softmax(scores) v for each head, with scores q k^T * scale; head h reads key head h // (H / G).
 
     scores = "i8": q and k are quantised first, each token's vector of a head by itself (nn.quantised_attention).
+    scores = "bf16": q, k, v and exp(scores - the row's largest) are rounded to bf16, their products summed in f32.
+    keys_values = "i8", "i4": k and v become integers of at most 127 or 7 times a scale first, each token's vector of a
+    head by itself.
     softcap > 0: scores become softcap * tanh(scores / softcap). mask broadcasts to [B, H, S, T]: added when float,
     True = may be seen when bool. relative [H or 1, S + T - 1]: relative[h, t - s + S - 1] is added. Query s stands at
     p = s + offset and sees keys t by: causal: t // block <= p // block, or t < prefix; window > 0: |t - p| < window;
     lengths [B or 1]: t < lengths[b]; tiles [B or 1, H or 1, S / tile, T / tile] (rounded up): keys of True tiles. A
     row that may see nothing gives 0. Sixteen-bit floats are computed as f32 and rounded once."""
     places = Places(causal, block, int(prefix), window, int(offset))
+    dtype, kind = q.dtype, wide(q).dtype
+    if keys_values != "f32":
+        k, v = (stored(x, keys_values) for x in (k, v))
+    if scores == "bf16":
+        q, k, v = (in_bf16(x) for x in (q, k, v))
     raw = byte_products(*by_rows(q), *by_rows(k), scale) if scores == "i8" else products(wide(q), wide(k), scale)
-    raw = limited(raw.astype(wide(q).dtype), softcap)
-    weights = softmax(shown(raw, mask, relative, lengths, tiles, places=places, tile=tile))
-    return mixed(weights, wide(v)).astype(q.dtype)
+    raw = shown(limited(raw.astype(kind), softcap), mask, relative, lengths, tiles, places=places, tile=tile)
+    if scores == "bf16":
+        weights = powers(raw)
+        return divided(mixed(in_bf16(weights), v), weights.sum(-1).swapaxes(1, 2)[..., None]).astype(dtype)
+    return mixed(softmax(raw), wide(v)).astype(dtype)
 
 
 def infer_quantised(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:

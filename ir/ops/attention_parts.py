@@ -7,24 +7,39 @@ from typing import Any
 
 import numpy as np
 
-from nomul.ir.attention import Places, divided, limited, products, repeated, shown
+from nomul.ir.attention import Places, divided, limited, products, repeated, restored, shown
 from nomul.ir.dim import Dim, ceil_div
 from nomul.ir.op import Kind, op
 from nomul.ir.ops.attention import infer_attention, verify_attention
 from nomul.ir.signature import TypeFault
-from nomul.ir.types import Tensor
+from nomul.ir.types import DType, Tensor
 
+_STORED = (DType.F32, DType.I8, DType.U8)
+_SCALES = 3  # behind the values
 STATE = 2  # numbers behind the sums of a part: the largest score, the total of the weights
 
 
 def infer_parts(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> Tensor:
     if attrs["chunk"] < 1:
         raise TypeFault(f"chunk={attrs['chunk']} is too small a number")
-    result = infer_attention(types, attrs)
-    keys = types[1]
-    assert keys is not None
+    q, k, v, *rest = types
+    assert q is not None and k is not None and v is not None
+    if k.dtype not in _STORED:
+        raise TypeFault(f"keys and values are f32, i8 or u8, not {k.dtype}", 1)
+    keys, values = (_restored(x, *rest[_SCALES + i : _SCALES + i + 1], position=1 + i) for i, x in enumerate((k, v)))
+    result = infer_attention([q, keys, values, *rest[:_SCALES]], attrs)
     batch, queries, heads, width = result.shape
     return result.with_shape((batch, ceil_div(keys.shape[1], attrs["chunk"]), queries, heads, width + STATE))
+
+
+def _restored(x: Tensor, scale: Tensor | None = None, *, position: int) -> Tensor:
+    """The type of keys or values as f32. Raises TypeFault where the scale does not belong to it."""
+    if (x.dtype is DType.F32) != (scale is None):
+        raise TypeFault(f"{x} comes {'without' if scale is not None else 'with'} a scale for each vector", position)
+    if scale is not None and scale.shape != x.shape[:-1]:
+        raise TypeFault(f"{scale} does not have a scale for each vector of {x}", position)
+    last = x.shape[-1] * 2 if x.dtype is DType.U8 else x.shape[-1]
+    return Tensor(DType.F32, (*x.shape[:-1], last))
 
 
 def verify_parts(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> None:
@@ -34,11 +49,13 @@ def verify_parts(types: Sequence[Tensor | None], attrs: dict[str, Any]) -> None:
 @op("nn.attention_parts", Kind.ANCHOR, infer=infer_parts, verify=verify_parts)
 def attention_parts(
     q: "f32[B, S, H, D]",
-    k: "f32[B, T, G, D]",
-    v: "f32[B, T, G, E]",
+    k: "u[_any]",
+    v: "u[_any]",
     mask: "t[_any] | None" = None,
     relative: "f32[_any] | None" = None,
     lengths: "i[_any] | None" = None,
+    k_scale: "f32[_any] | None" = None,
+    v_scale: "f32[_any] | None" = None,
     *,
     chunk: int,
     scale: float,
@@ -50,7 +67,12 @@ def attention_parts(
     softcap: float = 0.0,
 ) -> "f32[...]":
     """nn.attention of each run of `chunk` keys by itself, [B, T / chunk (rounded up), S, H, E + 2]: the sums of values
-    by exp(score - largest score), the largest score, the sum of these weights (Dao et al., "Flash-Decoding", 2023)."""
+    by exp(score - largest score), the largest score, the sum of these weights (Dao et al., "Flash-Decoding", 2023).
+
+    k [B, T, G, D] and v [B, T, G, E] are f32, or what keys_values of nn.attention makes of them: i8, or u8 that hold
+    two codes each, plus 8 (low nibbles: the first half of a vector), with k_scale and v_scale [B, T, G]."""
+    if k_scale is not None and v_scale is not None:
+        k, v = restored(k, k_scale), restored(v, v_scale)
     places = Places(causal, block, int(prefix), window, int(offset))
     scores = shown(limited(products(q, k, scale), softcap), mask, relative, lengths, places=places)
     batch, heads, queries, keys = scores.shape

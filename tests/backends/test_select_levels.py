@@ -57,11 +57,12 @@ def chosen(monkeypatch: pytest.MonkeyPatch, spy: Spy, levels: Sequence[Target] =
 @pytest.mark.parametrize(
     ("uses", "code"),
     [
-        ((), ["v4", "v4", "v4", "v3", "v3", "v2"]),
-        (("avx512vnni",), ["v4_vnni", "v4_vnni", "v4", "v3", "v3", "v2"]),
-        (("avx512vbmi",), ["v4_vbmi", "v4", "v4", "v3", "v3", "v2"]),
-        (("avx512vnni", "avx512vbmi", "avxvnni"), ["v4_vbmi", "v4_vnni", "v4", "v3_vnni", "v3", "v2"]),
-        (("avx2",), ["v4", "v4", "v4", "v3", "v3", "v2"]),
+        ((), ["v4", "v4", "v4", "v4", "v3", "v3", "v2"]),
+        (("avx512vnni",), ["v4_vnni", "v4_vnni", "v4_vnni", "v4", "v3", "v3", "v2"]),
+        (("avx512vbmi",), ["v4_vbmi", "v4_vbmi", "v4", "v4", "v3", "v3", "v2"]),
+        (("avx512vnni", "avx512vbmi", "avxvnni"), ["v4_vbmi", "v4_vbmi", "v4_vnni", "v4", "v3_vnni", "v3", "v2"]),
+        (("avx512bf16",), ["v4_bf16", "v4", "v4", "v4", "v3", "v3", "v2"]),
+        (("avx2",), ["v4", "v4", "v4", "v4", "v3", "v3", "v2"]),
     ],
 )
 def test_code_is_made_for_the_lowest_level_that_looks_the_same(
@@ -76,7 +77,7 @@ def test_code_is_made_for_the_lowest_level_that_looks_the_same(
 
 def test_what_a_kernel_needs_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     choice = chosen(monkeypatch, Spy(needs=("avx512vnni",)))
-    assert [kernel.name == "spy" for kernel in choice.kernels] == [True, True, False, False, False, False]
+    assert [kernel.name == "spy" for kernel in choice.kernels] == [True, True, True, False, False, False, False]
     assert choice.code_levels == ("v4_vnni", "v4", "v3", "v2")
     reasons = [reason for name, reason in choice.rejected if name == "spy"]
     assert reasons == ["v4, v3_vnni, v3, v2: needs avx512vnni"]
@@ -85,9 +86,9 @@ def test_what_a_kernel_needs_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_level_shares_only_with_levels_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     best, lowest = FAMILY[0], FAMILY[-1]
     choice = chosen(monkeypatch, Spy(), (best, lowest))
-    assert [target.level for target in choice.code] == ["v4_vbmi", "v2"]
-    (bfloat,) = find_target("x86_64-linux+avx512bf16")
-    assert code_level(choice.kernels[0], best, (best, bfloat)) is best  # neither has all of the other
+    assert [target.level for target in choice.code] == ["v4_bf16", "v2"]
+    (half,) = find_target("x86_64-linux+avx512fp16")
+    assert code_level(choice.kernels[0], best, (best, half)) is best  # neither has all of the other
 
 
 def test_levels_without_a_base_share_nothing() -> None:
@@ -102,9 +103,9 @@ def test_objects_hold_only_code_of_their_level(monkeypatch: pytest.MonkeyPatch) 
     shown: list[tuple[str, str]] = []
     made = lower_levels(selection, kernel_symbols(selection), lambda name, kind, text: shown.append((name, kind)))
     assert {level.name: level.owner(symbol) for level in made} == dict(
-        zip(ALL, ["v4_vnni", "v4_vnni", "v4", "v3", "v3", "v2"], strict=True)
+        zip(ALL, ["v4_vnni", "v4_vnni", "v4_vnni", "v4", "v3", "v3", "v2"], strict=True)
     )
-    assert [bool(level.object) for level in made] == [False, True, True, False, True, True]
+    assert [bool(level.object) for level in made] == [False, False, True, True, False, True, True]
     assert all(f"{symbol}__{level.name}".encode() in level.object for level in made if level.object)
     assert (f"{symbol}__v4_vnni", "s") in shown and (f"{symbol}__v4", "s") not in shown
     assert (f"{symbol}__v4", "ll") in shown
@@ -124,7 +125,7 @@ def test_every_level_of_the_library_runs(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(select, "all_kernels", lambda: kernels)
     artifact = nomul.compile(parse_module(MODEL), target="x86_64-linux", output=tmp_path / "m.so", dump=tmp_path / "d")
     x = np.linspace(-2, 2, 32, dtype=np.float32).reshape(4, 8)
-    assert list(artifact.levels) == ALL and artifact.level in ("v4_vbmi", "v4_vnni")
+    assert list(artifact.levels) == ALL and artifact.level in ("v4_bf16", "v4_vbmi", "v4_vnni")
     for level in find_target("host"):
         artifact.force_level(level.level)
         np.testing.assert_allclose(artifact(x)[0], np.exp(x), rtol=1e-6)
@@ -133,4 +134,7 @@ def test_every_level_of_the_library_runs(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "code for v4_vnni, v4, v3, v2" in (tmp_path / "d" / "kernels.txt").read_text()
     text = (tmp_path / "d" / "model.c").read_text()
     assert text.count("static const kernel_table kernels_") == 4
-    assert "&kernels_v4_vnni,\n  &kernels_v4_vnni,\n  &kernels_v4,\n  &kernels_v3,\n  &kernels_v3,\n" in text
+    assert (
+        "&kernels_v4_vnni,\n  &kernels_v4_vnni,\n  &kernels_v4_vnni,\n  &kernels_v4,\n  &kernels_v3,\n  &kernels_v3,\n"
+        in text
+    )

@@ -9,7 +9,7 @@ from nomul.backends.target import families, find_target, find_targets, target_na
 from nomul.backends.targets.x86_64_linux import cpu_features
 from nomul.ir.errors import NomulError
 
-LEVELS = ["v4_vbmi", "v4_vnni", "v4", "v3_vnni", "v3", "v2"]
+LEVELS = ["v4_bf16", "v4_vbmi", "v4_vnni", "v4", "v3_vnni", "v3", "v2"]
 
 
 def names(*targets: str) -> list[str]:
@@ -37,6 +37,7 @@ def test_features_raise_the_level() -> None:
     assert names("x86_64-linux+avxvnni") == ["v3_vnni"]
     assert names("x86_64-linux+avx512vnni") == ["v4_vnni"]
     assert names("x86_64-linux+avx512vbmi2") == names("x86_64-linux+avx512bitalg+gfni") == ["v4_vbmi"]
+    assert names("x86_64-linux+avx512vbmi2+avx512bf16") == ["v4_bf16"]
     (target,) = find_target("x86_64-linux+avx512vnni+avx512vbmi")
     assert target.level == "v4_avx512vbmi_avx512vnni"
     assert target.name == "x86_64-linux+avx512vl+avx512vbmi+avx512vnni"

@@ -65,6 +65,47 @@ def rounded_case() -> Case:
     return Case("nn.attention", [Q, K, V], plain.expected, {"scale": 0.5, "scores": "i8"}, 2e-2)
 
 
+def bf16_case() -> Case:
+    """Operands and weights by the largest score are bf16, as torch rounds; sums and the total are not."""
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        return x.float().bfloat16().double()
+
+    def head(q, k, v, h):  # type: ignore[no-untyped-def]
+        scores = rounded(q) @ rounded(k).T * 0.5
+        weights = torch.exp(scores - scores.amax(-1, keepdim=True))
+        return rounded(weights) @ rounded(v) / weights.sum(-1, keepdim=True)
+
+    return Case("nn.attention", [Q, K, V], heads(head), {"scale": 0.5, "scores": "bf16"}, 1e-5)
+
+
+def integers(x: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of at most `most` and the scale of each vector."""
+    scale = np.abs(x).max(-1) / np.float32(most)
+    return np.rint(x / scale[..., None]).astype(np.int8), scale
+
+
+def stored_case(kind: str, most: int) -> Case:
+    """Keys and values are codes times a scale."""
+    k, v = (codes * scale[..., None] for codes, scale in (integers(x, most) for x in (K, V)))
+    expected = heads(lambda q, k, v, h: torch.softmax(q @ k.T * 0.5, -1) @ v, k=k, v=v)
+    return Case("nn.attention", [Q, K, V], expected, {"scale": 0.5, "keys_values": kind}, 1e-5)
+
+
+def stored_parts() -> Case:
+    """Two codes in a byte, both halves of a vector; all keys are one part."""
+    (k, k_scale), (v, v_scale) = integers(K, 7), integers(V[..., :4], 7)
+    packed = [((x[..., :2] + 8) | (x[..., 2:] + 8) << 4).astype(np.uint8) for x in (k, v)]
+    expected = np.zeros((2, 1, TOKENS, 3, 6))
+    for b, h in BATCH_HEADS:
+        scores = 0.5 * Q[b, :, h].astype(np.float64) @ (k[b, :, h] * k_scale[b, :, h, None]).T
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        expected[b, 0, :, h, :4] = weights @ (v[b, :, h] * v_scale[b, :, h, None])
+        expected[b, 0, :, h, 4:] = np.stack([scores.max(-1), weights.sum(-1)], -1)
+    operands = [Q, *packed, None, None, None, k_scale, v_scale]
+    return Case("nn.attention_parts", operands, expected.astype(np.float32), {"scale": 0.5, "chunk": 8}, 1e-5)
+
+
 def parts() -> np.ndarray:
     """Runs of four keys: [B, 2, S, H, E + 2]."""
     result = np.zeros((2, 2, TOKENS, 3, 7))
@@ -343,6 +384,10 @@ CASES = [
     *SOFTMAX,
     byte_case(),
     rounded_case(),
+    bf16_case(),
+    stored_case("i8", 127),
+    stored_case("i4", 7),
+    stored_parts(),
     Case("nn.attention_parts", [Q, K, V], parts(), {"scale": 0.5, "chunk": 4}, 1e-5),
     Case("nn.attention_merge", [parts()], softmax_case(lambda s, t, b, h: True).expected, {}, 1e-5),
     Case("nn.latent_attention", [Q, Q_ROTARY, LATENT, LATENT_ROTARY], latent(), {"scale": 0.3}, 1e-5),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from nomul.ir.graph import Node, Value
+from nomul.ir.attention import STORED
+from nomul.ir.dim import Dim
+from nomul.ir.graph import Constant, Node, Value
+from nomul.ir.shapes import ONE
 from nomul.ir.types import DType
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
 from nomul.passes.rules.expand.terms import need
@@ -19,11 +22,44 @@ class ByteScores(NodeRule):
     ops = ("nn.attention",)
 
     def apply(self, g: Rewriter, node: Node) -> Value | None:
-        if node.attrs["scores"] != "i8":
+        if node.attrs["scores"] != "i8" or node.attrs["keys_values"] != "f32":
             return None
         q, k = (g.node("nn.quantise", need(node, position), lead=3).results for position in (0, 1))
-        attrs = {name: value for name, value in node.attrs.items() if name != "scores"}
+        attrs = {name: value for name, value in node.attrs.items() if name not in ("scores", "keys_values")}
         return g.nn.quantised_attention(*q, *k, *node.args[2:], **attrs)
+
+
+class StoredKeysValues(NodeRule):
+    """attention with keys_values = "i8" or "i4" -> the same of keys and values that are quantised and restored; of few
+    queries attention_parts, whose kernel reads them as they are stored, two codes of four bits to a byte."""
+
+    ops = ("nn.attention",)
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        kind = node.attrs["keys_values"]
+        if kind not in STORED:
+            return None
+        k, v = (g.node("nn.quantise", need(node, i), lead=3, levels=STORED[kind]).results for i in (1, 2))
+        if _few_refusal(g, node) is None:
+            is_packed = kind == "i4" and not any(int(x.shape[3]) % 2 for x in (k[0], v[0]))
+            codes = [_nibbles(g, x) if is_packed else x for x in (k[0], v[0])]
+            return _in_parts(g, node, *codes, k[1], v[1])
+        restored = (_restored(g, need(node, i), *x) for i, x in ((1, k), (2, v)))
+        return g.nn.attention(node.args[0], *restored, *node.args[3:], **(node.attrs | {"keys_values": "f32"}))
+
+
+def _restored(g: Rewriter, x: Value, codes: Value, scale: Value) -> Value:
+    wide = g.view.reshape(scale, shape=(*scale.shape, ONE))
+    return g.ew.cast(g.ew.mul(g.ew.cast(codes, dtype=DType.F32), wide), dtype=x.dtype)
+
+
+def _nibbles(g: Rewriter, codes: Value) -> Value:
+    """u8 of two codes each: the first half of a vector in the low nibbles."""
+    half = codes.shape[3].divide_exactly(Dim.of(2))
+    low, high = (g.view.slice(codes, axis=3, start=half * i, stop=half * (i + 1)) for i in (0, 1))
+    number = {name: g.ew.cast(x, dtype=DType.I32) for name, x in (("low", low), ("high", high))}
+    both = g.ew.add(g.ew.mul(number["high"], Constant(16, DType.I32)), number["low"])
+    return g.ew.cast(g.ew.add(both, Constant(8 * 16 + 8, DType.I32)), dtype=DType.U8)
 
 
 class FewQueries(NodeRule):
@@ -33,17 +69,35 @@ class FewQueries(NodeRule):
     ops = ("nn.attention",)
 
     def apply(self, g: Rewriter, node: Node) -> Value | None:
-        q, k = need(node, 0), need(node, 1)
-        attrs = {name: value for name, value in node.attrs.items() if name not in ("scores", "tile")}
-        queries = q.shape[1].value
-        if queries is None or queries > MOST_QUERIES or node.attrs["scores"] != "f32" or q.dtype is not DType.F32:
+        if node.attrs["keys_values"] != "f32":
             return None
-        if node.operand(_TILES) is not None:
-            raise NoMatch("a mask of tiles is not for few queries")
-        if queries * (int(q.shape[2]) // int(k.shape[2])) > _MOST_ROWS:
-            raise NoMatch(f"more than {_MOST_ROWS} query rows share a key head")
-        if q.shape[3].value is None or need(node, 2).shape[3].value is None:
-            raise NoMatch("the size of a head is symbolic")
-        if int(k.shape[1].bounds(g.module.dims)[1]) <= 2 * CHUNK:
-            raise NoMatch(f"at most {2 * CHUNK} keys are one part")
-        return g.nn.attention_merge(g.nn.attention_parts(*node.args[:_TILES], chunk=CHUNK, **attrs))
+        refused = _few_refusal(g, node)
+        if refused:
+            raise NoMatch(refused)
+        return None if refused is not None else _in_parts(g, node, need(node, 1), need(node, 2))
+
+
+def _few_refusal(g: Rewriter, node: Node) -> str | None:
+    """Why an attention does not become parts, "" where nobody would expect it, or None."""
+    q, k = need(node, 0), need(node, 1)
+    queries = q.shape[1].value
+    if queries is None or queries > MOST_QUERIES or node.attrs["scores"] != "f32" or q.dtype is not DType.F32:
+        return ""
+    if node.operand(_TILES) is not None:
+        return "a mask of tiles is not for few queries"
+    if queries * (int(q.shape[2]) // int(k.shape[2])) > _MOST_ROWS:
+        return f"more than {_MOST_ROWS} query rows share a key head"
+    if q.shape[3].value is None or need(node, 2).shape[3].value is None:
+        return "the size of a head is symbolic"
+    if int(k.shape[1].bounds(g.module.dims)[1]) <= 2 * CHUNK:
+        return f"at most {2 * CHUNK} keys are one part"
+    return None
+
+
+def _in_parts(g: Rewriter, node: Node, *stored: Value) -> Value:
+    """stored: keys and values, and their scales where they are codes."""
+    k, v, *scales = stored
+    attrs = {name: value for name, value in node.attrs.items() if name not in ("scores", "keys_values", "tile")}
+    absent = [None] * (_TILES - len(node.args[:_TILES])) if scales else []
+    operands = (node.args[0], k, v, *node.args[3:_TILES], *absent, *scales)
+    return g.nn.attention_merge(g.nn.attention_parts(*operands, chunk=CHUNK, **attrs))

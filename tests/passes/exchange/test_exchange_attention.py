@@ -305,7 +305,7 @@ def test_keys_of_other_tokens(form: str, taken: bool) -> None:
         ("linear", {"map": "gelu"}, "map is one of elu"),
         ("sla", {"critical": 0.0}, "are no shares of 1"),
         ("sla", {"block": 0}, "block is a number above 0"),
-        ("softmax", {"scores": "i4"}, "scores is one of f32, i8"),
+        ("softmax", {"scores": "i4"}, "scores is one of f32, bf16, i8"),
     ],
 )
 def test_wrong_words(form: str, options: dict[str, Any], words: str) -> None:
