@@ -16,6 +16,7 @@ from nomul.passes.quantise_inputs import QuantiseInputs
 from nomul.passes.rewrite import Rewrite
 from nomul.passes.runner import Fixpoint, Phase
 from nomul.passes.split_columns import SplitColumns
+from nomul.passes.store_cache import StoreCache
 from nomul.passes.transforms.column_scale import ColumnScale
 from nomul.passes.transforms.dictionary import Dictionary
 from nomul.passes.transforms.fast_product import FastProduct
@@ -43,8 +44,8 @@ def phases(encode: Encode | None = None) -> list[Phase]:
         Phase("exchange", (exchange, clean)),
         Phase("transform", (*transforms, clean)),
         Phase("encode", (encode,)),
-        Phase("expand", (Rewrite("expand"), clean)),
         Phase("merge", (MergeLinears(), clean)),
+        Phase("expand", (StoreCache(), Rewrite("expand"), clean)),
         Phase("layout", (ChannelsLast(), layout)),
         Phase("group", (FoldMakers(), QuantiseInputs(), SplitColumns(), arrange, Group(), DeadCode())),
     ]

@@ -17,7 +17,7 @@ from nomul.passes.graph_tools import is_elementwise, is_view
 
 class MergeLinears(Pass):
     """One product with the weights one below the other, and slices of its result. One call reads the input once and
-    keeps all threads busy; attention reads the slices as strided views.
+    keeps all threads busy; attention of every kind reads the slices as strided views.
 
     Only layers whose results go into views are merged: one that an element-wise op follows would lose its epilogue. So
     the two layers of a gated MLP stay apart: the gate's kernel applies the activation and multiplies by the other's
@@ -30,7 +30,7 @@ class MergeLinears(Pass):
     def run(self, module: Module, report: Report) -> None:
         func = module.main
         for node in list(func.nodes):
-            if node.op == "nn.attention":
+            if len(heads_of(node)) > 1:
                 for layers in _mergeable(func, node):
                     merge(module, func, layers)
                     report.fire(f"{len(layers)} linear layers")
@@ -38,7 +38,7 @@ class MergeLinears(Pass):
 
 def _mergeable(func: Func, attention: Node) -> list[list[Node]]:
     """Linear layers that feed one attention, by common input."""
-    found = dict.fromkeys(layer for arg in attention.args[:3] for layer in _layers_above(arg))
+    found = dict.fromkeys(layer for arg in heads_of(attention) for layer in _layers_above(arg))
     layers = sorted((layer for layer in found if _can_merge(func, layer)), key=func.nodes.index)
     by_input: dict[object, list[Node]] = {}
     for layer in layers:
@@ -49,8 +49,19 @@ def _mergeable(func: Func, attention: Node) -> list[list[Node]]:
     return [group for group in by_input.values() if len(group) > 1]
 
 
+def heads_of(node: Node) -> list[Value]:
+    """The operands that the op declares as heads of tokens, [B, tokens, heads, size]: several where it mixes tokens (an
+    attention), one where it maps each head by itself."""
+    named = zip(node.args, node.spec.operands, strict=False)
+    return [arg for arg, operand in named if arg is not None and _is_heads(operand.pattern.sizes)]
+
+
+def _is_heads(sizes: Sequence[str]) -> bool:
+    return len(sizes) == 4 and sizes[0] == "B" and sizes[2] in ("H", "G")
+
+
 def _layers_above(value: Value | None) -> Iterator[Node]:
-    """Linear layers reached through views, element-wise ops and concatenations."""
+    """Linear layers reached through views, element-wise ops, concatenations and maps of heads."""
     node = value.producer if value is not None else None
     if node is None:
         return
@@ -59,6 +70,8 @@ def _layers_above(value: Value | None) -> Iterator[Node]:
     elif is_view(node) or is_elementwise(node) or node.op == "view.concat":
         for arg in node.args:
             yield from _layers_above(arg)
+    elif len(heads := heads_of(node)) == 1:
+        yield from _layers_above(heads[0])
 
 
 def _can_merge(func: Func, layer: Node) -> bool:

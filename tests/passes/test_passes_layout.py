@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from pass_graphs import Graph, Outcome, apply, built
 
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Value
 from nomul.passes.merge_linears import joint_name
+from nomul.passes.runner import PassRunner
+from nomul.phases import phases
 
 B, S = Dim.of("B"), Dim.of("S")
 
@@ -201,6 +205,31 @@ def test_cross_attention_merges_keys_and_values_only() -> None:
     out = apply(built(make), "merge_linears")
     assert out.ops.count("nn.linear") == 2
     assert "l0.k_v.weight" in out.module.weights
+
+
+def hamming(g: Graph, q: Value, k: Value, v: Value) -> Value:
+    return g.b.nn.hamming_attention(g.b.nn.hamming_codes(q), g.b.nn.hamming_codes(k), v)
+
+
+KINDS: dict[str, Callable[[Graph, Value, Value, Value], Value]] = {
+    "linear": lambda g, q, k, v: g.b.nn.linear_attention(q, k, v, map="elu"),
+    "hamming": hamming,
+    "covariance": lambda g, q, k, v: g.b.nn.cross_covariance_attention(q, k, v),
+    "inline": lambda g, q, k, v: g.b.nn.inline_attention(q, k, v, scale=0.5),
+    "bytes": lambda g, q, k, v: g.b.nn.attention(q, k, v, scale=0.5, scores="i8"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_projections_of_every_kind_of_attention_are_merged(kind: str) -> None:
+    def make(g: Graph) -> Value:
+        x = g.input("x", "B", "S", 6)
+        parts = [g.b.nn.linear(x, g.weight(name, 8, 6), g.weight(f"{name}.bias", 8)) for name in "qkv"]
+        return KINDS[kind](g, *(g.b.view.reshape(part, shape=(B, S, 2, 4)) for part in parts))
+
+    module = PassRunner().run(built(make), phases())
+    inner = [node.op for func in module.funcs.values() for node in func.nodes]
+    assert inner.count("nn.linear") == 1
 
 
 def test_a_projection_with_an_epilogue_is_not_merged() -> None:
