@@ -43,15 +43,16 @@ def refusal(group: Group) -> str | None:
     anchor = group.anchor
     assert anchor is not None
     if "layout" not in anchor.attrs:
-        return linear.refusal(group) if anchor.op == "nn.linear" else _integer_refusal(group)
+        return linear.refusal(group) if anchor.op == "nn.linear" else integer_refusal(group)
     if anchor.attrs["layout"] != "nhwc":
         return "the layout is not nhwc"
     if anchor.attrs["groups"] != 1:
         return "the convolution has groups"
-    return linear.image_refusal(group) if anchor.op == "nn.conv2d" else _integer_refusal(group)
+    return linear.image_refusal(group) if anchor.op == "nn.conv2d" else integer_refusal(group)
 
 
-def _integer_refusal(group: Group) -> str | None:
+def integer_refusal(group: Group) -> str | None:
+    """The same for a product of integers, whatever its sizes."""
     anchor = group.anchor
     assert anchor is not None
     q, scale, w, *rest = anchor.args

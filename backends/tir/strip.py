@@ -1,4 +1,4 @@
-"""The input of a strip of output pixels, copied into scratch with its padding: [lines, pixels, channels]."""
+"""The input of a strip of output pixels, copied into scratch with its padding: f32 [lines, pixels, channels]."""
 
 from __future__ import annotations
 
@@ -68,7 +68,11 @@ class Strip:
             place = let("place", target + number * self.channels)
             for piece, lanes in column_pieces(Dim.of(channels), self._lanes, self.channels, used):
                 with piece as offset:
-                    store_vector(self.buffer, place + offset, load(buffer, source + offset, lanes))
+                    store_vector(self.buffer, place + offset, self._float(load(buffer, source + offset, lanes), lanes))
+
+    def _float(self, elements: Expr, lanes: int) -> Expr:
+        kind = "float32" if lanes == 1 else f"float32x{lanes}"
+        return tirx.Cast(kind, elements) if self._x.dtype.is_integer else elements
 
     def _clear(self, target: Expr, pixels: Expr, zero: Expr) -> None:
         self._elements(index(0), pixels, lambda place, lanes: spread(zero, lanes), target)
