@@ -157,3 +157,16 @@ def test_every_encoding_and_every_fitter_is_tried() -> None:
     tried = {parse_encoding(text).name for text in ENCODINGS}
     assert tried == {name for name, kind in all_encodings().items() if issubclass(kind, LowBit)}
     assert {pair.values[1] for pair in PAIRS} == set(all_fitters()) - {"round_to_nearest"}
+
+
+@pytest.mark.parametrize("text", ["int4<group=32>", "int4"])
+def test_clip_without_calibration_spares_large_weights(text: str) -> None:
+    """Where they belong to large inputs, scales of the plain least error make nearly twice the error of rounding."""
+    encoding, weights = parse_encoding(text), np.random.default_rng(3).standard_normal((ROWS, COLUMNS))
+    weights[:, ::32] *= 3
+    sizes = np.where(np.arange(COLUMNS) % 32, 1.0, 10.0)
+    fields = find_fitter("clip", encoding)(weights.astype(np.float32), None, encoding)
+    rounded, clipped = (encoding.unpack(found, weights.shape) for found in (encoding.pack(weights), fields))
+    assert weighted_error(weights, clipped) < 0.98 * weighted_error(weights, rounded)
+    hessian = np.diag(sizes**2)
+    assert weighted_error(weights, clipped, hessian) < 1.3 * weighted_error(weights, rounded, hessian)
