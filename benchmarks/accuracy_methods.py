@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accuracy_store import Quantise
@@ -133,7 +134,9 @@ def _blocks(bits: int) -> Callable[[Path, Path], float]:
         import onnx
         from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-        quantiser = MatMulNBitsQuantizer(onnx.load(source), bits=bits, block_size=GROUP, is_symmetric=False)
+        given = onnx.load(source)
+        heads = _heads(given)
+        quantiser = MatMulNBitsQuantizer(given, bits=bits, block_size=GROUP, is_symmetric=False, nodes_to_exclude=heads)
         quantiser.process()
         model = quantiser.model.model
         onnx.save(model, target)
@@ -151,12 +154,19 @@ def _dynamic(source: Path, target: Path) -> float:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=True)
+    heads = _heads(onnx.load(source))
+    quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=True, nodes_to_exclude=heads)
     items = {item.name: item for item in onnx.load(target).graph.initializer}
     weights = {name: item for name, item in items.items() if name.endswith("_quantized")}
     parts = [name.removesuffix("quantized") + part for name in weights for part in ("scale", "zero_point")]
     stored = sum(map(_bytes, weights.values())) + sum(_bytes(items[name]) for name in parts if name in items)
     return 8 * stored / sum(prod(item.dims) for item in weights.values())
+
+
+def _heads(model: Any) -> list[str]:
+    """Products that are outputs of the model: heads, which keep their floats in our rows too."""
+    outputs = {output.name for output in model.graph.output}
+    return [node.name for node in model.graph.node if node.op_type == "MatMul" and outputs & set(node.output)]
 
 
 def _bytes(tensor: object) -> int:

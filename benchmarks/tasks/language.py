@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import models  # stands beside this file's folder
 import numpy as np
 import real_models
 from accuracy_store import Store
@@ -43,16 +44,18 @@ def _load() -> Loaded:
     tokens = np.array(_tokenizer(reader).encode("\n".join(lee_texts("lee_background.cor"))).ids, np.int64)
     windows = tokens[: (WINDOWS + CALIBRATION) * WINDOW].reshape(-1, 1, WINDOW)
     batches = [[window] for window in windows[WINDOWS:]]
-    store = Store(_model(reader), (torch.from_numpy(windows[0]),), batches)
-    return Loaded(store, partial(_surprise, list(windows[:WINDOWS])), _judge)
+    subject = models.from_torch(_model(reader), (torch.from_numpy(windows[0]),), {"tokens": {}})
+    store = Store(subject.model, (torch.from_numpy(windows[0]),), batches)
+    return Loaded(store, partial(_surprise, list(windows[:WINDOWS])), _judge, subject.onnx)
 
 
 def _tokenizer(reader: Any) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers.models import BPE
 
     words, merges = (reader.fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "merges"))
     vocabulary = {word: number for number, word in enumerate(words)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges]))
+    tokenizer = Tokenizer(BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges]))
     steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     return tokenizer
@@ -89,7 +92,8 @@ def _model(reader: Any) -> Any:
             self.llama = llama
 
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            return self.llama(input_ids=tokens, use_cache=False).logits
+            mask = torch.ones_like(tokens)  # without one, transformers looks for packed sequences
+            return self.llama(input_ids=tokens, attention_mask=mask, use_cache=False).logits
 
     return Logits().eval()
 
