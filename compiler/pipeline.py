@@ -62,7 +62,9 @@ def build(module: Module, options: Options) -> Path:
     facts = compiled.facts
     recording = None
     if not is_library(options.output):
-        recording = record(module, compiled.module if options.recipe else module)
+        definition = compiled.module if options.recipe else module
+        same = [param.type for param in module.main.params] == [param.type for param in definition.main.params]
+        recording = record(module if same else definition, definition)
     linked = write_artifact(
         compiled.plan,
         options.output,

@@ -1,8 +1,8 @@
-"""The graph: values, nodes, functions, modules. Flat SSA; five mutators alone touch a Func, so use lists are right."""
+"""The graph: values, nodes, functions, modules. Flat SSA; six mutators alone touch a Func, so use lists are right."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -132,7 +132,7 @@ class Node:
 
 
 class Func:
-    """Parameters, nodes in execution order, returned values. Change it only through the five mutators below.
+    """Parameters, nodes in execution order, returned values. Change it only through the six mutators below.
 
     result_names: what the source model calls its outputs; empty for private functions."""
 
@@ -163,7 +163,7 @@ class Func:
         for node in self.nodes:
             yield from node.results
 
-    # -- the five mutators -------------------------------------------------------------------------------------
+    # -- the six mutators --------------------------------------------------------------------------------------
     def insert(self, node: Node, before: Node | None = None) -> Node:
         """Add `node` in front of `before`, or at the end. Result names are made unique."""
         for result in node.results:
@@ -204,6 +204,19 @@ class Func:
         self.nodes.remove(node)
         for result in node.results:
             del self._names[result.name]
+
+    def exchange_param(self, old: Value, new: Sequence[Value]) -> None:
+        """Parameters in the place of one that nobody uses any more; the first takes its name, names are made unique.
+
+        Raises ValueError where it is still used."""
+        if old.users or any(value is old for value in self.returns):
+            raise ValueError(f"{old} is still used")
+        place = self.params.index(old)
+        self.params[place : place + 1] = new
+        del self._names[old.name]
+        for value in new:
+            value.name = self.fresh(value.name)
+            self._names[value.name] = value
 
     def rename(self, value: Value, name: str) -> None:
         """Give a value of this function another name (made unique)."""

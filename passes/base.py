@@ -67,10 +67,12 @@ class Pass:
 
     name: as in `nomul opt -p NAME`.  exact: results differ by rounding only, so `--check` compares them.
     bound: of the error of a pass that is not exact, relative to the norm of each output; None for no bound.
+    changes_ports: @main takes and gives other values behind it, so that there is nothing to compare.
     """
 
     name: ClassVar[str] = ""
     exact: ClassVar[bool] = True
+    changes_ports: ClassVar[bool] = False
     bound: float | None = None
 
     @classmethod

@@ -144,7 +144,9 @@ class PassRunner:
             copy.after = label
             self._text = print_module(copy)
         self._dump_pass(item.name, before, copy)
-        if self._checker:
+        if self._checker and item.changes_ports:
+            self._checker = Checker(copy)
+        elif self._checker:
             self._check(self._checker, module, copy, item, report)
         return copy
 

@@ -20,7 +20,7 @@ from nomul.backends.kernels.attention_few import KEYS, Parts, built_parts, refus
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir.body import let, local, loop, store
-from nomul.backends.tir.vectors import load, spread, store_vector, zeros
+from nomul.backends.tir.vectors import load, prefetch, spread, store_vector, zeros
 from nomul.ir.graph import Node
 from nomul.ir.types import DType
 from nomul.ir.views import View
@@ -96,6 +96,8 @@ class StoredParts(Parts):
     def _weigh(self, first: Expr, count: Expr) -> None:
         """A head at a time: the block's values of all heads are in the cache once the first has been read."""
         with loop("key", count) as key, loop("own", self.together) as own:
+            values = let("values", self._at(self.v, self.batch, first + key, self.first_head + own, 0))
+            prefetch(self.frame.buffer(self.v.source), values, self.width // self.halves, 2)
             scale = bind(self.frame.read(self._v_scale, (self.batch, first + key, self.first_head + own)))
             with loop("row", self.rows) as row:
                 place = let("place", (own * self.rows + row) * KEYS + self.scores + key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nomul.ir.attention import STORED
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Constant, Node, Value
@@ -40,25 +42,37 @@ class StoredKeysValues(NodeRule):
         if kind not in STORED:
             return None
         k, v = (g.node("nn.quantise", need(node, i), lead=3, levels=STORED[kind]).results for i in (1, 2))
-        if _few_refusal(g, node) is None:
-            is_packed = kind == "i4" and not any(int(x.shape[3]) % 2 for x in (k[0], v[0]))
-            codes = [_nibbles(g, x) if is_packed else x for x in (k[0], v[0])]
-            return _in_parts(g, node, *codes, k[1], v[1])
-        restored = (_restored(g, need(node, i), *x) for i, x in ((1, k), (2, v)))
-        return g.nn.attention(node.args[0], *restored, *node.args[3:], **(node.attrs | {"keys_values": "f32"}))
+        codes = [k[0], v[0]]
+        if kind == "i4" and _few_refusal(g, node) is None and not any(int(x.shape[3]) % 2 for x in codes):
+            codes = [nibbles(g, x) for x in codes]
+        return attention_of_codes(g, node, codes, [k[1], v[1]])
 
 
-def _restored(g: Rewriter, x: Value, codes: Value, scale: Value) -> Value:
+def attention_of_codes(g: Rewriter, node: Node, codes: Sequence[Value], scales: Sequence[Value]) -> Value:
+    """An attention of keys and values that are stored: as parts, or of what they are restored to."""
+    if _few_refusal(g, node) is None:
+        return _in_parts(g, node, *codes, *scales)
+    k, v = (_restored(g, need(node, 1 + i).dtype, *stored) for i, stored in enumerate(zip(codes, scales, strict=True)))
+    return g.nn.attention(node.args[0], k, v, *node.args[3:], **(node.attrs | {"keys_values": "f32"}))
+
+
+def _restored(g: Rewriter, dtype: DType, codes: Value, scale: Value) -> Value:
+    if codes.dtype is DType.U8:
+        both, eight = g.ew.cast(codes, dtype=DType.I32), Constant(8, DType.I32)
+        high = g.ew.floor_div(both, Constant(16, DType.I32))
+        low = g.ew.sub(both, g.ew.mul(high, Constant(16, DType.I32)))
+        codes = g.view.concat(g.ew.sub(low, eight), g.ew.sub(high, eight), axis=3)
     wide = g.view.reshape(scale, shape=(*scale.shape, ONE))
-    return g.ew.cast(g.ew.mul(g.ew.cast(codes, dtype=DType.F32), wide), dtype=x.dtype)
+    return g.ew.cast(g.ew.mul(g.ew.cast(codes, dtype=DType.F32), wide), dtype=dtype)
 
 
-def _nibbles(g: Rewriter, codes: Value) -> Value:
-    """u8 of two codes each: the first half of a vector in the low nibbles."""
-    half = codes.shape[3].divide_exactly(Dim.of(2))
-    low, high = (g.view.slice(codes, axis=3, start=half * i, stop=half * (i + 1)) for i in (0, 1))
-    number = {name: g.ew.cast(x, dtype=DType.I32) for name, x in (("low", low), ("high", high))}
-    both = g.ew.add(g.ew.mul(number["high"], Constant(16, DType.I32)), number["low"])
+def nibbles(g: Rewriter, codes: Value) -> Value:
+    """u8 of two codes each along the last axis: the first half of a vector in the low nibbles, plus 8."""
+    axis = codes.type.rank - 1
+    half = codes.shape[axis].divide_exactly(Dim.of(2))
+    parts = [g.view.slice(codes, axis=axis, start=half * i, stop=half * (i + 1)) for i in (0, 1)]
+    low, high = (g.ew.cast(part, dtype=DType.I32) for part in parts)
+    both = g.ew.add(g.ew.mul(high, Constant(16, DType.I32)), low)
     return g.ew.cast(g.ew.add(both, Constant(8 * 16 + 8, DType.I32)), dtype=DType.U8)
 
 
