@@ -173,10 +173,11 @@ def entries() -> Iterator[Entry]:
 
 
 def recipe_entries() -> Iterator[Entry]:
-    """Models for `--recipes`: both encoders, and a Llama of 28 million random weights."""
+    """Models for `--recipes`: both encoders, a Llama of 28 million random weights, and those of convolutions."""
     yield from (entry for entry in entries() if "MiniLM" in entry.name)
     lengths = tuple({"B": 1, "S": length} for length in (1, *LENGTHS))
     yield Entry("Llama, 8 x 512", _llama, {"B": (1, 8), "S": (1, 512)}, lengths)
+    yield from (entry for entry in entries() if "ocr" in entry.name.lower())
 
 
 _OCR: tuple[tuple[str, dict[str, tuple[int, int]], tuple[dict[str, int], ...]], ...] = (

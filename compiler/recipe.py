@@ -7,7 +7,7 @@
 
     [[layers]]                           # the first rule that takes a layer decides
     match = "encoder.*.query.weight"     # glob over names of weights and layers; default "*"
-    role = "linear"                      # optional: linear, conv, head or embedding
+    role = "linear"                      # optional: linear, conv, depthwise, head or embedding
     weights = "ternary<planes=2, group=128>"     # or "f32": as the model has them
     fitter = "ptqtp"                     # optional (`nomul list fitters`)
     act = "i8"                           # optional: f32 (default), i8, i8-static

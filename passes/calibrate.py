@@ -9,7 +9,7 @@ import numpy as np
 
 from nomul.ir import interpreter
 from nomul.ir.graph import Module, Node, Value
-from nomul.passes.layers import Layer
+from nomul.passes.layers import Layer, is_depthwise
 
 Batch = Sequence[np.ndarray]  # one array for each input of @main
 MEMORY = 2 << 30  # bytes of Hessians at one time; more layers need another run over the data
@@ -85,7 +85,8 @@ def collect(
 
 
 def input_rows(node: Node, x: np.ndarray) -> Iterator[np.ndarray]:
-    """The inputs of a linear layer or convolution as rows [rows, K], K in the order of its flattened weights."""
+    """The inputs of a linear layer or convolution as rows [rows, K], K in the order of its flattened weights; of a
+    depthwise one the windows of all channels, among which its Hessian does not tell."""
     if node.op == "nn.linear":
         yield _thinned(x.reshape(-1, x.shape[-1]))
         return
@@ -97,9 +98,10 @@ def input_rows(node: Node, x: np.ndarray) -> Iterator[np.ndarray]:
     views = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))
     (down, across), (tall, wide) = node.attrs["strides"], node.attrs["dilations"]
     for image in views[:, :, ::down, ::across, ::tall, ::wide].transpose(0, 2, 3, 1, 4, 5):  # [OH, OW, C, KH, KW]
-        stretch = max(1, -(-image.shape[0] * image.shape[1] * len(views) // ROWS))
+        channels = image.shape[2] if is_depthwise(node) else 1
+        stretch = max(1, -(-image.shape[0] * image.shape[1] * channels * len(views) // ROWS))
         places = np.arange(0, image.shape[0] * image.shape[1], stretch)
-        yield image[places // image.shape[1], places % image.shape[1]].reshape(len(places), -1)
+        yield image[places // image.shape[1], places % image.shape[1]].reshape(len(places) * channels, -1)
 
 
 def _thinned(rows: np.ndarray) -> np.ndarray:
@@ -122,7 +124,7 @@ def _source(node: Node) -> Hashable:
     """Nodes with the same inputs share one Hessian."""
     if node.op == "nn.linear":
         return _input(node)
-    return (_input(node), _kernel(node), *(node.attrs[name] for name in ("strides", "pads", "dilations")))
+    return (_input(node), _kernel(node), *(node.attrs[name] for name in ("strides", "pads", "dilations", "groups")))
 
 
 def _bytes(layer: Layer) -> int:

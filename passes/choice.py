@@ -15,7 +15,7 @@ from nomul.ir.quantise import LEVELS
 from nomul.passes.exchange.base import AttentionRule
 
 Act = Literal["f32", "i8", "i8-static"]
-Role = Literal["linear", "conv", "head", "embedding"]
+Role = Literal["linear", "conv", "depthwise", "head", "embedding"]
 ACTS: tuple[str, ...] = get_args(Act)
 ROLES: tuple[str, ...] = get_args(Role)
 TABLE = ("embedding",)  # the roles of a table that is nothing but an embedding

@@ -21,7 +21,7 @@ from nomul.passes.base import Pass, Report, note_for_user
 from nomul.passes.calibrate import Batch, collect, waves
 from nomul.passes.choice import ACTS, ANY, PLAIN, ROLES, Recipe, Rule, unmatched
 from nomul.passes.correct_means import correct_means
-from nomul.passes.fallback import fitting
+from nomul.passes.depthwise import encoding_of, with_inputs_of
 from nomul.passes.fit import Fitter, find_fitter
 from nomul.passes.fit_layers import Fit, FitCache, Job, fit_jobs
 from nomul.passes.graph_tools import exchange
@@ -65,8 +65,8 @@ class Encode(Pass):
 
     batches: calibration data, one array for each input of the model; without it fitters see the weights alone.
     cache: a folder that keeps fitted layers for the case of an interrupt.  progress: text and done share of this pass.
-    Eligible are f32 weights that linear layers and convolutions without groups use as weights, or whose rows are looked
-    up as embeddings, and that nobody else uses.
+    Eligible are f32 weights that linear layers and convolutions use as weights (those with groups where each channel is
+    one), or whose rows are looked up as embeddings, and that nobody else uses.
     Raises NomulError for all layers at once: NM457 a weight that cannot be stored, NM458 a rule that matches nothing,
     NM459 a strict recipe that asks for what a layer cannot have; NM101 for calibration data that does not fit."""
 
@@ -132,12 +132,13 @@ class Encode(Pass):
             rule = self.recipe.rule_of(layer.names, layer.roles)
             if rule is None or rule.encoding is None:
                 continue
-            encoding, reason = (None, layer.reason) if layer.reason else fitting(rule.encoding, _shape(layer.weight))
+            encoding, reason = (None, layer.reason) if layer.reason else encoding_of(rule.encoding, rule, layer)
             if reason:
                 note_for_user(module, report, _outcome(layer, rule, encoding, reason))
                 problems += self._refusal(layer, rule, reason)
             if encoding is not None:
-                plans.append(Plan(layer, rule, encoding, _bias(layer) if self.batches else None))
+                bias = _bias(layer) if self.batches else None
+                plans.append(Plan(layer, with_inputs_of(rule, layer), encoding, bias))
         if problems:
             raise NomulError.many(problems)
         return plans
@@ -214,8 +215,8 @@ def _shape(weight: Weight) -> tuple[int, ...]:
 
 
 def _bias(layer: Layer) -> Weight | None:
-    """The bias of a layer where it is a dense weight of this layer alone."""
-    if len(layer.products) != 1 or len(layer.products[0].args) < 3:
+    """The bias of a layer where it is a dense weight of this layer alone, and one mean error fits all channels."""
+    if len(layer.products) != 1 or len(layer.products[0].args) < 3 or "depthwise" in layer.roles:
         return None
     bias = layer.products[0].args[2]
     return bias if isinstance(bias, Weight) and len(bias.users) == 1 and bias.type.encoding is None else None

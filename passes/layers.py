@@ -61,9 +61,15 @@ def refusal(weight: Weight) -> str | None:
             continue
         if node.op not in ENCODABLE or position != 1:
             return f"{node.op} uses it as operand {position}"
-        if node.attrs.get("groups", 1) != 1:
+        if node.attrs.get("groups", 1) != 1 and not is_depthwise(node):
             return "the convolution has groups"
     return None
+
+
+def is_depthwise(node: Node) -> bool:
+    """Whether a node is a convolution in which each channel has a kernel of its own."""
+    weight = node.args[1] if node.op == "nn.conv2d" else None
+    return weight is not None and weight.shape[0].value == node.attrs["groups"] > 1 == weight.shape[1].value
 
 
 def _roles(weight: Weight, heads: set[Node]) -> tuple[str, ...]:
@@ -74,6 +80,7 @@ def _roles(weight: Weight, heads: set[Node]) -> tuple[str, ...]:
         elif node.op in ENCODABLE and position == 1:
             roles += ["head"] if node in heads else []
             roles.append("linear" if node.op == "nn.linear" else "conv")
+            roles += ["depthwise"] if is_depthwise(node) else []
     return tuple(dict.fromkeys(roles))
 
 

@@ -131,9 +131,11 @@ class Transform(Pass):
 
 
 def _one_product(layer: Layer) -> str | None:
-    """Why it is not one node alone that multiplies by the weights, or None."""
+    """Why it is not one node alone that multiplies rows by the weights as a matrix, or None."""
     if len(layer.nodes) != 1:
         return f"{len(layer.nodes)} layers use it"
+    if "depthwise" in layer.roles:
+        return "each channel has a kernel of its own"
     return None if layer.products else "its rows are looked up"
 
 
