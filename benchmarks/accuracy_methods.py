@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from accuracy_store import Quantise
+from accuracy_table import NEAREST
 
 from nomul.passes.fit import find_fitter
 from nomul.recipe import read_recipe
@@ -58,7 +59,6 @@ TRAINED = (
 PLAIN = "f32"
 HQQ_BITS = (4, 3, 2)
 ORT_BITS = (8, 4)
-NEAREST = "round_to_nearest"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from nomul.console import table
 PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
 START, END = "<!-- results: benchmarks/accuracy.py --docs -->", "<!-- end of results -->"
 FIRST = ("weights", "fitter", "data", "bits", "weight error")
+NEAREST = "round_to_nearest"
 Row = dict[str, Any]
 
 
@@ -27,6 +28,7 @@ def print_rows(result: dict[str, Any]) -> None:
     """All of it, for the terminal."""
     for model, rows in _by_model(result["rows"]).items():
         table(model, _columns(rows), [_cells(row, rows) for row in rows])
+        print(_worse(rows))
     for name, reason in result["skipped"].items():
         print(f"skipped {name}: {reason}")
 
@@ -36,7 +38,29 @@ def update_docs(result: dict[str, Any]) -> None:
     lines: list[str] = []
     for model, rows in _by_model(result["rows"]).items():
         lines += [f"### {model}", "", *markdown_table(_columns(rows), (_cells(row, rows) for row in rows)), ""]
+        lines += [_worse(rows), ""]
     replace_section(PAGE, START, END, lines[:-1])
+
+
+def _worse(rows: Sequence[Row]) -> str:
+    """Names fitters whose models are farther from fp32, by the last score, than those rounded to the nearest."""
+    plain = next((_nearness(row) for row in rows if row["weights"] == "f32" and not row["fitter"]), None)
+    nearest = {row["weights"]: _nearness(row) for row in rows if row["fitter"] == NEAREST}
+    fitted = [row for row in rows if row["weights"] in nearest and row["fitter"] != NEAREST]
+    if plain is None or not fitted:
+        return "No fitter stands beside round to nearest."
+    worse: dict[bool, list[str]] = {True: [], False: []}
+    for row in fitted:
+        if abs(_nearness(row) - plain) > abs(nearest[row["weights"]] - plain):
+            worse[row["calibrated"]].append(f"`{row['weights']}` by {row['fitter']}")
+    texts = {flag: ", ".join(names) or "none" for flag, names in worse.items()}
+    score = list(rows[0]["scores"])[-1]
+    return f"Farther from fp32 than round to nearest ({score}): calibrated {texts[True]}; without data {texts[False]}."
+
+
+def _nearness(row: Row) -> float:
+    """The last score: the one that says how near a model is to fp32."""
+    return float(list(row["scores"].values())[-1])
 
 
 def _by_model(rows: Sequence[Row]) -> dict[str, list[Row]]:

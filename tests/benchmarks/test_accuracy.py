@@ -121,6 +121,17 @@ def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| int8 |  | none | 8.00 | 0.00100 | 40.00 | 50.0 % |" in text
 
 
+def test_fitters_behind_round_to_nearest_are_named() -> None:
+    row = {"model": "m", "main": "nats", "bits": 4.0, "error": 0.1, "weights": "int4", "calibrated": False}
+    rows = [row | {"weights": "f32", "fitter": "", "scores": {"nats": 0.0}}]
+    assert accuracy_table._worse(rows) == "No fitter stands beside round to nearest."
+    rows.append(row | {"fitter": "round_to_nearest", "scores": {"nats": 0.3}})
+    rows.append(row | {"fitter": "clip", "scores": {"nats": 0.4}})
+    rows.append(row | {"fitter": "clip", "calibrated": True, "scores": {"nats": -0.2}})
+    text = "Farther from fp32 than round to nearest (nats): calibrated none; without data `int4` by clip."
+    assert accuracy_table._worse(rows) == text
+
+
 def test_ranks_share_ties() -> None:
     from tasks.sentences import _ranks
 
