@@ -18,6 +18,15 @@ def _positive_totals(sizes: dict[str, int], rng: np.random.Generator) -> np.ndar
     return parts
 
 
+def _rates(sizes: dict[str, int], rng: np.random.Generator) -> np.ndarray:
+    """Small enough that the delta rule corrects random keys without growing."""
+    return rng.uniform(0, 0.1, (sizes["A"], sizes["D"], 2))
+
+
+def _decay(sizes: dict[str, int], rng: np.random.Generator) -> np.ndarray:
+    return -rng.uniform(0, 1, (sizes["A"], sizes["D"], 2, 6))
+
+
 _FLOATS = ("f32[A, C, 4, 6]", "f32[A, D, 2, 6]", "f32[A, D, 2, 5]")
 _SYMBOLIC = ("f32[A, C, 4, B]", "f32[A, D, 2, B]", "f32[A, D, 2, C]")
 _CODES = ("i8[A, C, 4, 6]", "f32[A, C, 4]", "i8[A, D, 2, 6]", "f32[A, D, 2]", "f32[A, D, 2, 5]")
@@ -34,5 +43,7 @@ ATTENTION: list[tuple[Any, ...]] = [
     ("nn.attention_parts", _FLOATS, {"scale": 0.4, "chunk": 2}),
     ("nn.attention_parts", _SYMBOLIC, {"scale": 0.4, "chunk": 2}),
     ("nn.attention_merge", ("f32[A, B, C, 4, 7]",), {}, {0: _positive_totals}, 1e-4),
+    ("nn.delta_attention", (*_LINEAR, "f32[A, D, 2]"), {}, {3: _rates}, 1e-3),
+    ("nn.delta_attention", (*_LINEAR, "f32[A, D, 2]", "f32[A, D, 2, 6]"), {}, {3: _rates, 4: _decay}, 1e-3),
     *(("nn.linear_attention", _LINEAR, {"map": m, "causal": m != "exp", "eps": 1e-3}, {}, 1e-4) for m in _MAPS),
 ]

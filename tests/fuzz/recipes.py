@@ -148,6 +148,13 @@ def linear_attention(sketch: Sketch, op: str, x: Value) -> Value | None:
     return sketch.add(op, x, x, x, map=sketch.one_of(["elu", "relu", "softmax"]), causal=sketch.flag(), eps=1e-3)
 
 
+@recipe("nn.delta_attention", x=known(2, ranked(4, 4, floating)))
+def delta_attention(sketch: Sketch, op: str, x: Value) -> Value | None:
+    unit = sketch.add("nn.softmax", x, axis=3)
+    rates = sketch.add("make.full", shape=x.shape[:3], value=0.5, dtype=x.dtype)
+    return sketch.add(op, unit, unit, x, rates, sketch.add("ew.neg", unit) if sketch.flag() else None)
+
+
 @recipe("nn.hamming_attention", x=known(2, ranked(4, 4, floating)))
 def hamming_attention(sketch: Sketch, op: str, x: Value) -> Value | None:
     bits = [float(sketch.flag()) for _ in "qk"]

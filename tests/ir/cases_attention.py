@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from cases import Case, numbers
+from cases_delta import DELTA
 
 TOKENS = 6
 Q, K, V = numbers(2, TOKENS, 3, 4), numbers(2, TOKENS, 3, 4, seed=1), numbers(2, TOKENS, 3, 5, seed=2)
@@ -383,6 +384,7 @@ def kolmogorov(q, k, v, h):  # type: ignore[no-untyped-def]
 CASES = [
     *SOFTMAX,
     byte_case(),
+    *DELTA,
     rounded_case(),
     bf16_case(),
     stored_case("i8", 127),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx.reference
 import pytest
 from onnx_models import check, imported, model, normal, ops, reference
 
@@ -148,3 +149,23 @@ def test_a_past_buffer_that_is_not_full(new: int, window: int, rotary: bool) -> 
     given = [array for array in inputs.values() if array.shape]
     (expected, *_) = reference(proto, given)
     np.testing.assert_allclose(run(imported(proto), *given)[0], expected, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("rule", ["delta", "gated_delta"])
+def test_the_delta_rule_with_states_and_any_number_of_tokens(rule: str) -> None:
+    """Against onnx's own definition in numpy, which onnxruntime does not have yet."""
+    decay = "d" if rule == "gated_delta" else ""
+    text = f"""agraph (float[2, S, 16] q, float[2, S, 8] k, float[2, S, 6] v, float[2, 2, 4, 3] past, float[2, S, 2] d,
+        float[2, S, 2] rate) => (float[2, S, 12] y, float[2, 2, 4, 3] present)
+        {{ y, present = LinearAttention <q_num_heads = 4, kv_num_heads = 2, update_rule = "{rule}">
+           (q, k, v, past, {decay}, rate) }}"""
+    proto = model(text, opset=27)
+    module = imported(proto, dims={"S": (1, 9)})
+    assert ops(module).count("nn.delta_attention") == 1
+    definition = onnx.reference.ReferenceEvaluator(proto)
+    for tokens in (1, 5):
+        inputs = {"q": normal(2, tokens, 16), "k": normal(2, tokens, 8, seed=1) / 3, "v": normal(2, tokens, 6, seed=2)}
+        inputs |= {"past": normal(2, 2, 4, 3, seed=3), "d": -np.abs(normal(2, tokens, 2, seed=4))}
+        inputs |= {"rate": np.abs(normal(2, tokens, 2, seed=5)) / 3}
+        for got, wanted in zip(run(module, *inputs.values()), definition.run(None, inputs), strict=True):
+            np.testing.assert_allclose(got, wanted, 1e-4, 1e-5)
