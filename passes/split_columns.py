@@ -13,15 +13,16 @@ from nomul.ir.graph import Func, Module, Node, Value, Weight
 from nomul.ir.types import Tensor
 from nomul.passes.base import Pass, Report
 
-_LAYERS = {"nn.linear": 1, "nn.quantised_linear": 2}  # ops, and the operand that is the weights
+# ops, and the operand that is the weights
+_LAYERS = {"nn.linear": 1, "nn.conv2d": 1, "nn.quantised_linear": 2, "nn.quantised_conv2d": 2}
 _SIDES = ("value", "rest")
 
 
 class SplitColumns(Pass):
     """Both sides have encodings with kernels of their own. The columns of the input are gathered for each; of
     quantised inputs those of the integers, so that both layers share the scales. Layers of one weight share both sides.
-    Convolutions stay as they are: their columns are places of windows, which only the kernel has. So do layers whose
-    quantised inputs scales of columns would multiply."""
+    So are those of 1 x 1 convolutions in nhwc; others stay as they are: their columns are places of windows, which only
+    the kernel has. So do layers whose quantised inputs scales of columns would multiply."""
 
     name = "split_columns"
 
@@ -38,7 +39,9 @@ class SplitColumns(Pass):
 
 @dataclass(frozen=True)
 class _Side:
-    """columns: i64, of the input.  scale: by which these are multiplied first, or None.  weight: [N, columns]."""
+    """columns: i64, of the input.  scale: by which these are multiplied first, or None.
+
+    weight: [N, columns], of a convolution [N, columns, 1, 1]."""
 
     columns: Weight
     scale: Weight | None
@@ -50,7 +53,15 @@ def _split_weight(node: Node) -> Weight | None:
     weight = node.args[_LAYERS[node.op]] if node.op in _LAYERS else None
     if not isinstance(weight, Weight) or not isinstance(weight.type.encoding, Split) or not weight.fields:
         return None
-    return None if weight.type.encoding.columns and node.op == "nn.quantised_linear" else weight
+    if weight.type.encoding.columns and node.op.startswith("nn.quantised"):
+        return None
+    return weight if weight.type.rank == 2 or _columns_are_channels(node, weight) else None
+
+
+def _columns_are_channels(node: Node, weight: Weight) -> bool:
+    """Whether a convolution multiplies the last axis of its input, pixel by pixel."""
+    is_pixel = all(size.value == 1 for size in weight.shape[2:])
+    return is_pixel and node.attrs["groups"] == 1 and node.attrs["layout"] == "nhwc"
 
 
 def _take_apart(func: Func, node: Node, value: _Side, rest: _Side) -> None:
@@ -92,5 +103,6 @@ def _side(module: Module, weight: Weight, encoding: Split, name: str) -> _Side:
     prefix = f"{name}_"
     shape = encoding.side_shapes(tuple(int(size) for size in weight.shape))[prefix]
     fields = {field.removeprefix(prefix): data for field, data in weight.fields.items() if field.startswith(prefix)}
-    type = Tensor(weight.dtype, tuple(map(Dim.of, shape)), encoding.sides[prefix])
+    sizes = (*map(Dim.of, shape), *weight.shape[2:])
+    type = Tensor(weight.dtype, sizes, encoding.sides[prefix])
     return _Side(index, scale, module.add_weight(Weight(f"{weight.name}.{name}", type, fields)))

@@ -64,6 +64,52 @@ def test_layers_are_taken_apart(encoding: str, attributes: str, tmp_path: Path) 
     assert len(products) == 2 and not any("generic" in step or "split" in step for step in products)
 
 
+@pytest.mark.parametrize("attributes", ["strides=[2, 1]", 'strides=[2, 1], act="i8"', "groups=2"])
+def test_convolutions_of_pixels_are_taken_apart(attributes: str, tmp_path: Path) -> None:
+    """Those with groups stay."""
+    module = image_of(f"1, 1] as {DEFAULT}", DEPTH if "groups" not in attributes else DEPTH // 2, attributes)
+    x = np.random.default_rng(1).standard_normal((2, 4, 3, DEPTH)).astype(np.float32)
+    (expected,) = interpreter.run(module, x)
+    apart = PassRunner(check=True).apply_all(module, [QuantiseInputs(), SplitColumns(), DeadCode()])
+    encodings = [weight.type.encoding for weight in apart.weights.values() if weight.type.encoding]
+    assert [str(encoding).startswith("split") for encoding in encodings] == (
+        [True] if "groups" in attributes else [False] * 2
+    )
+    np.testing.assert_allclose(interpreter.run(apart, x)[0], expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+    if "act" in attributes:
+        artifact = nomul.load(nomul.build(module, output=tmp_path / "m.so", target="host"))
+        np.testing.assert_allclose(artifact(x)[0], expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+        products = [step for step in artifact.facts["steps"] if "conv2d" in step]
+        assert len(products) == 2 and all("bytes_product" in step for step in products)
+
+
+def test_convolutions_of_windows_stay() -> None:
+    module = image_of(f"2, 1] as {DEFAULT}", DEPTH, "")
+    kept = PassRunner().apply_all(module, [QuantiseInputs(), SplitColumns(), DeadCode()])
+    assert [node.op for node in kept.main.nodes] == ["nn.conv2d"]
+
+
+def image_of(weight: str, channels: int, attributes: str) -> Module:
+    """A convolution in nhwc. weight: the end of its type."""
+    height = 4 if weight.startswith("1") else 3
+    rows = -(-height // 2) if "strides" in attributes else height
+    shape = f"f32[2, {rows}, 3, {WIDTH + 1}]"
+    module = parse_module(
+        f"""nomul.ir 1
+weight @w : f32[{WIDTH + 1}, {channels}, {weight}
+func @main(%x: f32[2, 4, 3, {DEPTH}]) -> ({shape}) {{
+  %y = nn.conv2d %x, @w {{layout="nhwc"{", " if attributes else ""}{attributes}}} : {shape}
+  return %y
+}}
+"""
+    )
+    w = module.weights["w"]
+    assert w.type.encoding is not None
+    sizes = tuple(int(size) for size in w.shape)
+    w.fields = w.type.encoding.pack(np.random.default_rng(0).standard_normal(sizes).astype(np.float32))
+    return module
+
+
 def test_weights_without_data_stay() -> None:
     module = module_of(DEFAULT, "")
     module.weights["w"].fields = {}
