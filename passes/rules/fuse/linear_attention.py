@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
 
 from nomul.ir.graph import Node, Value
 from nomul.ir.shapes import ONE, Shape
 from nomul.passes.contraction import Contraction, Factor, arranged, contraction, paired, place, restored
-from nomul.passes.contraction_axes import Label
+from nomul.passes.contraction_axes import Label, Misfit, regrouped
 from nomul.passes.graph_tools import number, produced_by
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
 
@@ -156,7 +156,7 @@ def _divisor_token(below: Contraction, roles: Roles) -> Label | None:
 
 def mapped(roles: Roles) -> tuple[str, Value, Value]:
     """(map, queries, keys): the feature map that both have, and what it is a map of."""
-    found = [_map(factor, roles.d) for factor in (roles.q, roles.k)]
+    found = [map_of(factor, roles.d) for factor in (roles.q, roles.k)]
     if found[0][0] != found[1][0]:
         return "identity", roles.q.value, roles.k.value
     return found[0][0], found[0][1], found[1][1]
@@ -168,16 +168,21 @@ def behind_views(g: Rewriter, factor: Factor, x: Value) -> Factor:
     shown = [labels if size != ONE else () for labels, size in zip(wanted, x.shape, strict=True)]
     alone = Factor(x, tuple(shown))
     labels = [label.root() for axis in shown for label in axis]
-    alike = [label.size for label in found.free] == [label.size for label in labels]
-    if len(found.factors) != 1 or replace(found, axes=()) != Contraction((), found.factors) or not alike:
+    try:
+        axes, parts = regrouped(found.free, tuple(label.size for label in labels))
+    except Misfit:
         return alone
-    names, inner = dict(zip(found.free, labels, strict=True)), found.factors[0]
+    if len(found.factors) != 1 or found.is_made or found.added or any(len(axis) != 1 for axis in axes):
+        return alone
+    names = {axis[0].root(): label for axis, label in zip(axes, labels, strict=True)}
+    inner = found.apart(parts, axes).factors[0]
     if not inner.labels <= set(names):
         return alone
     return Factor(inner.value, tuple(tuple(names[label.root()] for label in axis) for axis in inner.axes))
 
 
-def _map(factor: Factor, size: Label) -> tuple[str, Value]:
+def map_of(factor: Factor, size: Label) -> tuple[str, Value]:
+    """(feature map, what it is a map of) of queries or keys whose elements of a head have that label."""
     value = factor.value
     if (add := produced_by(value, "ew.add")) is not None:
         for one, other in (add.args, add.args[::-1]):
