@@ -18,13 +18,15 @@ HEADS, SIZE, TILE, WINDOW = 8, 64, 64, 512
 @dataclass(frozen=True)
 class Variant:
     """op, attrs: of the node.  seen: how many (query, key) pairs a head computes of so many tokens; None: it grows with
-    the tokens alone.  tiles: the share of tiles that are kept.  decodes: one query, tokens are keys."""
+    the tokens alone.  tiles: the share of tiles that are kept.  shrinks: sums decay (gated).
+    decodes: one query, tokens are keys."""
 
     name: str
     op: str = "attention"
     attrs: Mapping[str, Any] | None = None
     seen: Callable[[int], float] | None = None
     tiles: float = 0.0
+    shrinks: bool = False
     decodes: bool = False
 
     def fits(self, tokens: int) -> bool:
@@ -60,6 +62,7 @@ VARIANTS = (
     Variant("tiles 10 %", attrs={"tile": TILE}, seen=lambda n: 0.10 * n * n, tiles=0.10),
     Variant("linear", "linear_attention", {"map": "elu"}),
     Variant("linear causal", "linear_attention", {"map": "elu", "causal": True}),
+    Variant("linear gated", "linear_attention", {"map": "softmax", "causal": True, "normalise": False}, shrinks=True),
     Variant("hamming", "hamming_attention"),
     Variant("sparse-linear 90 %", "sparse_linear_attention", {"block": TILE}),
     Variant("decode", decodes=True),
@@ -76,6 +79,8 @@ def module_of(variant: Variant, tokens: int) -> Module:
     if variant.tiles:
         blocks = -(-tokens // TILE)
         params.append(Value("tiles", Tensor.of("bool", 1, 1, blocks, blocks)))
+    if variant.shrinks:
+        params.append(Value("decay", Tensor.of("f32", *shapes["k"])))
     func = Func("main", params)
     func.returns = [_result(variant, Builder(func), params, tokens)]
     module = Module()
@@ -102,6 +107,8 @@ def numbers(variant: Variant, tokens: int) -> list[np.ndarray]:
     queries = 1 if variant.decodes else tokens
     shapes = [(1, count, HEADS, SIZE) for count in (queries, tokens, tokens)]
     arrays: list[np.ndarray] = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    if variant.shrinks:
+        arrays.append(np.log(rng.uniform(0.9, 1.0, shapes[1])).astype(np.float32))
     if variant.op == "hamming_attention":
         arrays[:2] = [array > 0 for array in arrays[:2]]
     if variant.tiles:

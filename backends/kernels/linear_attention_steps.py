@@ -2,7 +2,8 @@
 
 The sums M [D, E] of a head stand in scratch. A row of M is in registers while four tokens pass: each shrinks it, adds
 to it and takes its share of the row into a result of its own. So M is read and written once for four tokens; per row,
-token and vector that is a product and two multiply-adds.
+token and vector that is a product and two multiply-adds. Up to eight neighbouring heads go through a chunk of tokens
+one after the other, and bring their rows of the next chunk near meanwhile.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
 from nomul.backends.kernels import heads
 from nomul.backends.kernels.head_features import Features
-from nomul.backends.kernels.heads import HeadRows, shared_heads
+from nomul.backends.kernels.heads import LINE, HeadRows, shared_heads
 from nomul.backends.mathlib import exp
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
-from nomul.backends.tir.body import index, let, local, loop, opaque
+from nomul.backends.tir.body import index, let, local, loop, opaque, when
 from nomul.backends.tir.scratch import Scratch
 from nomul.backends.tir.vectors import lanes_at, lanes_folded, load, spread, store_vector
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node
 
 TOKENS = 4  # at a time
+CHUNK = 64  # tokens until the next head's turn: its M comes back from the second-level cache
 
 Expr = Any
 
@@ -51,7 +53,8 @@ def steps(group: Group, target: Target) -> Built:
     with KernelFrame(group, target) as frame:
         body = _Steps(frame, anchor)
         body.emit()
-    return Built(frame.function, tiles=batch * all_heads, scratch=Dim.of(body.scratch.bytes))
+    tiles = batch * all_heads
+    return Built(frame.function, tiles=tiles, grain=heads.grain(anchor), scratch=Dim.of(body.scratch.bytes))
 
 
 class _Steps:
@@ -62,6 +65,7 @@ class _Steps:
         self.frame, self.anchor = frame, anchor
         self.lanes = lanes = frame.target.vector_bytes // 4
         self.q, self.k, self.v, self.decay = (HeadRows(frame, value, lanes) for value in anchor.args[:4])
+        self.operands = (self.q, self.k, self.decay, self.v)
         self.depth, self.size, self.shared = self.k.padded, self.k.size, shared_heads(anchor)
         self.heads, self.normalise = int(anchor.result.shape[2]), anchor.attrs["normalise"]
         widest = lanes * (4 if frame.target.registers >= 32 else 2)
@@ -70,7 +74,9 @@ class _Steps:
         self.scratch = Scratch(frame)
         rows = [TOKENS * size for size in (self.depth, self.depth, self.depth, self.width, self.width)]
         self.queries, self.keys, self.shrinks, self.values, self.results = (self._region(size) for size in rows)
-        self.sums, self.totals = self._region(self.size * self.width), self._region(self.depth)
+        self.most = min(heads.MEMBERS, self.heads)
+        self.sums_size = self.size * self.width
+        self.sums, self.totals = self._region(self.most * self.sums_size), self._region(self.most * self.depth)
         self.work = self.sums.buffer
         self.epilogue = Epilogue(frame.group, anchor.result)
 
@@ -83,18 +89,20 @@ class _Steps:
         self.registers = local("registers", "float32", (TOKENS + 1) * self.columns)
         self.features = [Features(rows, name) for rows in (self.q, self.k)]
         tokens = self.frame.size(self.k.tokens)
-        with loop("tile", self.frame.end - self.frame.begin, self.frame.begin) as number:
-            self.batch = let("batch", tirx.truncdiv(number, index(self.heads)))
-            self.head = let("head", number - self.batch * self.heads)
+        with heads.neighbours(self.frame, self.heads, self.most) as (self.batch, head, members):
             self._clear(index(0), index(self.scratch.bytes // 4 // self.lanes), zero)
-            with loop("run", tirx.truncdiv(tokens + (TOKENS - 1), index(TOKENS))) as run:
-                first = let("first", run * TOKENS)
-                count = let("count", tirx.min(index(TOKENS), tokens - first))
-                self._read(first, count, zero)
-                with loop("block", self.width // self.columns) as block:
-                    self._advance(let("column", block * self.columns), zero)
-                with loop("token", count) as token:
-                    self._finish(token, first + token)
+            with heads.chunks(tokens, CHUNK) as (chunk, size), loop("member", members) as self.member:
+                self.head = let("head", head + self.member)
+                with heads.chunks(size, TOKENS) as (first, count):
+                    self._run(let("token", chunk + first), count, zero)
+
+    def _run(self, first: Expr, count: Expr, zero: Expr) -> None:
+        """Up to four tokens of a head."""
+        self._read(first, count, zero)
+        with loop("block", self.width // self.columns) as block:
+            self._advance(let("column", block * self.columns), first, zero)
+        with loop("token", count) as token:
+            self._finish(token, first + token)
 
     def _clear(self, start: Expr, vectors: Expr, zero: Expr) -> None:
         with loop("place", vectors) as place:
@@ -102,11 +110,9 @@ class _Steps:
 
     def _read(self, first: Expr, count: Expr, zero: Expr) -> None:
         """phi of queries and keys, exp of the decay, and values of four tokens."""
-        key_head = let("key_head", tirx.truncdiv(self.head, index(self.shared)))
-        operands = [(self.q, self.head), (self.k, key_head), (self.decay, key_head), (self.v, key_head)]
-        bases = [rows.base(self.batch, head, first) for rows, head in operands]
+        bases = self._bases(first)
         with loop("token", count) as token:
-            q, k, decay, v = (base + token * rows.stride for base, (rows, _) in zip(bases, operands, strict=True))
+            q, k, decay, v = (base + token * rows.stride for base, rows in zip(bases, self.operands, strict=True))
             for features, source, into in zip(self.features, (q, k), (self.queries, self.keys), strict=True):
                 features.write(let("source", source), self.work, let("target", token * self.depth + into.start))
             for piece, lanes in self.decay.pieces():
@@ -121,14 +127,21 @@ class _Steps:
         for region in (self.queries, self.keys):
             self._clear(count * self.depth + region.start, vectors, zero)
 
-    def _advance(self, column: Expr, zero: Expr) -> None:
+    def _bases(self, token: Expr) -> list[Expr]:
+        """Where the rows of the operands begin."""
+        key_head = let("key_head", tirx.truncdiv(self.head, index(self.shared)))
+        return [rows.base(self.batch, self.head if rows is self.q else key_head, token) for rows in self.operands]
+
+    def _advance(self, column: Expr, first: Expr, zero: Expr) -> None:
         """Results of four tokens for a block of columns; M grows by their keys."""
+        later = self._bases(first + CHUNK)
         vectors = range(0, self.columns, self.lanes)
         results = [[(token + 1) * self.columns + first for first in vectors] for token in range(TOKENS)]
         for place in [place for row in results for place in row]:
             store_vector(self.registers, place, spread(zero, self.lanes))
-        sums = let("sums", column * self.size + self.sums.start)
+        sums = let("sums", self.member * self.sums_size + column * self.size + self.sums.start)
         with loop("d", self.size) as d:
+            self._fetch(later, d)
             row = let("row", sums + d * self.columns)
             for first in vectors:
                 store_vector(self.registers, first, load(self.work, row + first, self.lanes))
@@ -140,6 +153,14 @@ class _Steps:
             for first, place in zip(vectors, places, strict=True):
                 target = token * self.width + column + first + self.results.start
                 store_vector(self.work, target, load(self.registers, place, self.lanes))
+
+    def _fetch(self, bases: list[Expr], d: Expr) -> None:
+        """Brings near a line of the operand whose turn it is: of four tokens' rows by and by all."""
+        turn, rest = let("turn", tirx.bitwise_and(d, index(3))), let("rest", tirx.shift_right(d, index(2)))
+        for number, (rows, base) in enumerate(zip(self.operands, bases, strict=True)):
+            with when(tirx.EQ(turn, index(number))):
+                token, line = tirx.bitwise_and(rest, index(TOKENS - 1)), tirx.shift_right(rest, index(2))
+                rows.prefetch(base, token, line * LINE)
 
     def _pass(self, token: int, d: Expr, column: Expr, results: list[int]) -> None:
         """One token passes a row of M, which is in the first registers."""
@@ -164,9 +185,9 @@ class _Steps:
                 load(self.work, token * self.depth + place + region.start, self.lanes)
                 for region in (self.queries, self.keys, self.shrinks)
             )
-            old = load(self.work, place + self.totals.start, self.lanes)
-            total = let("total", fma(old, shrink, key))
-            store_vector(self.work, place + self.totals.start, total)
+            own = let("own", self.member * self.depth + place + self.totals.start)
+            total = let("total", fma(load(self.work, own, self.lanes), shrink, key))
+            store_vector(self.work, own, total)
             store_vector(self.fold, 0, fma(query, total, load(self.fold, 0, self.lanes)))
         return heads.share_of(lanes_folded(self.fold, self.lanes, operator.add), self.anchor.attrs["eps"])
 

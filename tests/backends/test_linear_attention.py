@@ -51,6 +51,7 @@ GATED = [
     Form(CAUSAL | {"map": "elu"}, heads=(4, 2), sizes=(17, 19), tail=True, decay=True),
     Form(CAUSAL | {"map": "relu", "eps": 1e-3}, heads=(3, 1), sizes=(5, 70), decay=True),
     Form(CAUSAL | {"normalise": False}, sizes=(1, 1), decay=True),
+    Form(CAUSAL | {"map": "elu"}, heads=(20, 10), sizes=(8, 12), decay=True),
 ]
 SIZES = [{"B": 2, "S": 1, "T": 1}, {"B": 1, "S": 67, "T": 130}, {"B": 2, "S": 200, "T": 64}]
 
