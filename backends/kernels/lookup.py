@@ -2,7 +2,7 @@
 
 A tile is 64 rows x 128 columns. For its rows a thread makes the tables once, then takes all its columns in runs of
 two tiles; inside, groups of K are the outer loop, so that their tables stay in the first-level cache for all columns
-of the run. A few rows stream the weights, tile by tile.
+of the run. A few rows stream the weights, in runs of whole strips: that is the order in which they are stored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nomul.backends.tir.lookup_bytes import USES as BYTE_USES
 from nomul.backends.tir.lookup_bytes import ByteTables, ByteTile, fits
 from nomul.backends.tir.lookup_groups import GroupSums
 from nomul.backends.tir.lookup_indices import USES as INDEX_USES
-from nomul.backends.tir.lookup_scales import Run, Scaling
+from nomul.backends.tir.lookup_scales import Scaling, run_of
 from nomul.backends.tir.lookup_tables import BiasedRow, Sums, WordTables
 from nomul.backends.tir.lookup_word import has_word_tables
 from nomul.backends.tir.output import Output, Part, Place
@@ -44,6 +44,7 @@ _TABLES = 5 * 2**20  # bytes of tables that are made at a time, for some rows at
 _LEAST_ROWS = 16
 LEAST_COLUMNS = TILE // 2
 _THREAD_WORK = 32 * 1024  # bytes of weights worth a thread
+_PIECES = 4  # at least, that threads may take: each makes the tables, and reads its part of strips
 
 
 def refusal(group: Group) -> str | None:
@@ -76,7 +77,7 @@ def look_up(group: Group, target: Target) -> Built:
     return Built(
         frame.function,
         tiles=ceil_div(made.source.count, made.rows) * made.column_tiles,
-        grain=max(1, _THREAD_WORK // (order.tile_bytes)),
+        grain=max(1, min(order.strip, order.tiles // _PIECES), _THREAD_WORK // order.tile_bytes),
         scratch=Dim.of(made.scratch.bytes),
         layouts={position: "lut32"},
         inplace=linear.inplace_operands(group),
@@ -140,11 +141,12 @@ class _Lookup:
                 self._columns(first, rows, begin, left)
 
     def _columns(self, first: Expr, rows: Expr, begin: Expr, count: Expr) -> None:
-        """So many tiles from `begin` on, in runs."""
-        run = let("run_tiles", tirx.Select(rows <= FEW, index(1), index(self.groups.tiles)))
-        with loop("run", tirx.truncdiv(count + (run - 1), run)) as number:
-            tile = let("tile", begin + number * run)
-            self._run(first, rows, tile, let("tiles", tirx.min(run, begin + count - tile)))
+        """So many tiles from `begin` on, in runs, each of one strip."""
+        run = let("run_tiles", tirx.Select(rows <= FEW, index(self.order.strip), index(self.groups.tiles)))
+        first_run, end = let("first_run", tirx.truncdiv(begin, run)), let("end_tile", begin + count)
+        with loop("run", tirx.truncdiv(end + (run - 1), run) - first_run, first_run) as number:
+            tile = let("tile", tirx.max(begin, number * run))
+            self._run(first, rows, tile, let("tiles", tirx.min(number * run + run, end) - tile))
 
     def _prepare(self, first: Expr, rows: Expr) -> None:
         """Make the tables of a block of rows."""
@@ -165,10 +167,8 @@ class _Lookup:
 
     def _run(self, first: Expr, rows: Expr, tile: Expr, tiles: Expr) -> None:
         """A few neighbouring tiles of a block of rows."""
-        run = Run(rows, tile, tiles)
-        self.groups.clear(run)
-        with loop("group", self.order.groups) as group:
-            self.groups.add(run, group)
+        run = run_of(self.order, rows, tile, tiles)
+        self.groups.add(run)
         width = self.order.rows
 
         def place(row: Expr) -> Place:
@@ -179,7 +179,7 @@ class _Lookup:
             column = let("column", (tile + number) * TILE)
             used = let("used", tirx.min(index(TILE), index(width) - column))
             part = Part(rows, place, width, column, used)
-            self.output.write_rows(part, self.groups.first(number), lambda row: self._row_scale(first + row))
+            self.output.write_rows(part, self.groups.first(run, number), lambda row: self._row_scale(first + row))
 
     def _row_scale(self, row: Expr) -> Expr:
         return let("row_scale", self.frame.read_flat(self.row_scale, row))

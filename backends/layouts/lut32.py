@@ -3,12 +3,15 @@
 An index stands for a few neighbouring columns of one plane of one row: four of ternary<pack=3of4>, any three trits, or
 five bits of a bitplane. Rows are in tiles of 128. A tile is a run of groups, and a group has for each plane a record
 
-    |word 0: 128 rows x 16 bits|word 1|...|scales: 128 rows|
+    |scales: 128 rows|word 0: 128 rows x 16 bits|word 1|...|
 
 with three indices to a word, the first in the lowest bits. Bit 15 is free: those of five words are a sixteenth index,
 its highest bit in the first word. So 16 indices take five words, and the r < 16 at the end of a group ceil(r / 3).
 The words of each 32 rows are in the order of rows 0, 16, 1, 17, ...: even and odd ones, taken apart, are rows in order.
-Behind the planes of a group stand the offsets of a bitplane. So a tile is one run of bytes; the last one is padded.
+In front of the planes of a group stand the offsets of a bitplane. The last tile is padded.
+
+Up to 32 tiles are a strip, one run of bytes: |group 0 of each tile|group 1 of each tile|...|. A row of activations
+reads it from its first byte to its last while the tables of one group stay in the first-level cache.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from nomul.ir.encodings.ternary import Ternary
 ROWS = 32  # of a block
 BLOCKS = 4  # of a tile
 TILE = ROWS * BLOCKS
+_STRIP = 32  # most tiles of a strip
 WORDS = 5  # of a unit
 INDICES = 16  # of a unit
 ENTRIES = 32  # of a table
@@ -79,7 +83,12 @@ class Order:
 
     @property
     def group_bytes(self) -> int:
-        return self.planes * self.record_bytes + (TILE * self.scale_bytes if self.offset else 0)
+        return self.offset_bytes + self.planes * self.record_bytes
+
+    @property
+    def offset_bytes(self) -> int:
+        """Of a group's offsets in a tile."""
+        return TILE * self.scale_bytes if self.offset else 0
 
     @property
     def tile_bytes(self) -> int:
@@ -88,6 +97,12 @@ class Order:
     @property
     def tiles(self) -> int:
         return -(-self.rows // TILE)
+
+    @property
+    def strip(self) -> int:
+        """Tiles of a strip, an even number; the last one may have fewer. They are alike, as threads' shares are."""
+        strips = -(-self.tiles // _STRIP)
+        return -(-self.tiles // (2 * strips)) * 2
 
 
 def entries(columns: int) -> np.ndarray:
@@ -132,11 +147,13 @@ def pack_encoded(weights: EncodedArray) -> dict[str, np.ndarray]:
     words = _words(_indices(parts["bits" if order.offset else "trits"], order), order)
     scales = _padded(weights.fields["scale"].transpose(0, 2, 1), order)  # [rows, groups, planes]
     halves = words.reshape(order.tiles * BLOCKS, 2, ROWS // 2, *words.shape[1:]).swapaxes(1, 2).reshape(words.shape)
-    records = np.concatenate([_in_tiles(halves), _in_tiles(scales[..., None])], axis=-1)
-    groups = [records.reshape(order.tiles, order.groups, -1)]
+    records = np.concatenate([_in_tiles(scales[..., None]), _in_tiles(halves)], axis=-1)
+    parts_of_groups = [records.reshape(order.tiles, order.groups, -1)]
     if order.offset:
-        groups.append(_in_tiles(_padded(weights.fields["offset"], order)[..., None]))
-    return {"data": np.concatenate(groups, axis=-1).ravel(), "entries": _entry_bytes(order.columns)}
+        parts_of_groups.insert(0, _in_tiles(_padded(weights.fields["offset"], order)[..., None]))
+    groups = np.concatenate(parts_of_groups, axis=-1)
+    strips = [groups[i : i + order.strip].swapaxes(0, 1).ravel() for i in range(0, order.tiles, order.strip)]
+    return {"data": np.concatenate(strips), "entries": _entry_bytes(order.columns)}
 
 
 def _indices(codes: np.ndarray, order: Order) -> np.ndarray:

@@ -30,6 +30,10 @@ Expr = Any
 FEW = 8  # rows of which each reads the words: from memory that is quicker than to unpack indices for all
 HEIGHT = 4  # rows that share an unpacked index
 _VECTORS = 4  # of words side by side
+_NEAR = (
+    16 * 1024
+)  # bytes of a group's tables that stay in the first-level cache: then the machine fetches words by itself,
+_AHEAD = 8192  # else they are fetched so far ahead of their use (words)
 Sink = Callable[[Expr, Expr, Expr], None]  # (row, column in the tile, int32 sums of that column and those behind)
 
 
@@ -41,6 +45,7 @@ class LookupTile:
     def __init__(self, target: Target, order: Order, data: Any, tables: WordTables, row: BiasedRow, sums: Sums) -> None:
         self._order, self._tables = order, tables
         self._row, self._table_sums = row, sums
+        self._ahead = _AHEAD if order.indices * ENTRIES * 2 > _NEAR else None
         self._look_up = WordLookup(target, tables.buffer)
         self.lanes = self._look_up.lanes
         self._count = min(_VECTORS, TILE // self.lanes)
@@ -49,12 +54,14 @@ class LookupTile:
 
     # -- the two forms -----------------------------------------------------------------------------------------
     def stream(self, row: Expr, tile: Expr, chunk: Chunk, sink: Sink) -> None:
-        """One row times the columns of a tile."""
+        """One row times the columns of a tile (its number in the run)."""
         table = let("tables", self._tables.place(row, self._first(chunk)))
         with loop("part", TILE // (self._count * self.lanes)) as part:
             bases = [let("base", base + chunk.words) for base in self._bases(tile, part)]
             self._clear(1)
-            self._reader.each(bases, chunk, lambda number, vectors: self._add([table + number * ENTRIES], vectors))
+            self._reader.each(
+                bases, chunk, lambda number, vectors: self._add([table + number * ENTRIES], vectors), self._ahead
+            )
             self._finish(1, row, part, sink)
 
     def unpack(self, tile: Expr, chunk: Chunk, panel: Any, start: Expr) -> None:
@@ -66,7 +73,7 @@ class LookupTile:
             for v, vector in enumerate(vectors):
                 store_vector(panel, place + v * self.lanes, vector)
 
-        self._reader.each(bases, chunk, write)
+        self._reader.each(bases, chunk, write, chunk.ahead)
 
     def multiply(self, height: int, row: Expr, panel: Any, start: Expr, chunk: Chunk, sink: Sink) -> None:
         """`height` rows times the columns of a tile whose indices are unpacked."""
@@ -95,7 +102,7 @@ class LookupTile:
 
     def _bases(self, tile: Expr, part: Expr) -> list[Expr]:
         """Where the words of vectors begin in `data`."""
-        first = tile * (self._order.tile_bytes // 2) + part * (self._count * self.lanes)
+        first = tile * (self._order.group_bytes // 2) + part * (self._count * self.lanes)
         return [first + v * self.lanes for v in range(self._count)]
 
     def _add(self, tables: list[Expr], vectors: list[Expr]) -> None:

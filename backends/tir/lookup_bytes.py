@@ -112,7 +112,7 @@ class ByteTile:
         """Of a tile: what sums begin with, then [step, 2, 128] lanes of four indices, and of four signs."""
         with loop("inner_block", BLOCKS) as number:
             inside = tirx.shift_right(chunk.words, _one()) + number * LANES
-            base = let("base", tile * (self._order.tile_bytes // 4) + inside)
+            base = let("base", tile * (self._order.group_bytes // 4) + inside)
             first = let("panel_block", start + number * ROWS)
             for part in (0, 1):
                 store(self._starts, self._place(part), self._spread(0))
@@ -127,9 +127,9 @@ class ByteTile:
                 total = tirx.BufferLoad(self._starts, [self._place(part)])
                 store_vector(panel, first + part * LANES, self._spread(0) - total)
 
-    def _unpack_unit(self, words: Expr, panel: Any, target: Expr, count: int, indices: int, ahead: int) -> None:
+    def _unpack_unit(self, words: Expr, panel: Any, target: Expr, count: int, indices: int, ahead: Expr) -> None:
         for word in range(count):
-            prefetch(self._data, words + word * _WORD + ahead // 2, LANES, cache=2)
+            prefetch(self._data, words + word * _WORD + tirx.shift_right(ahead, _one()), LANES, cache=2)
         vectors = [let("words", load(self._data, words + word * _WORD, LANES)) for word in range(count)]
         zero, target = self._spread(0), let("unit_panel", target + TILE)
         spare = self._spare_word(vectors) if indices == INDICES else zero

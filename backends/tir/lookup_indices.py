@@ -23,16 +23,16 @@ Use = Callable[[Expr, list[Expr]], None]
 
 @dataclass(frozen=True)
 class Chunk:
-    """Indices of one record. words: offset of their first word in its tile (words).  group, unit: where they begin.
-    units: how many whole units.  tail: indices behind them, without free bits.
-    ahead: how far ahead of their use words are fetched into the cache (words)."""
+    """Indices of one record. words: offset of their first word in the run's first tile (words).  group, unit: where
+    they begin.  units: how many whole units.  tail: indices behind them, without free bits.
+    ahead: from here to the next group's words, which are fetched into the cache meanwhile (words)."""
 
     words: Expr
     group: Expr
     unit: Expr
     units: Expr | int
     tail: int
-    ahead: int
+    ahead: Expr
 
 
 class IndexReader:
@@ -42,18 +42,18 @@ class IndexReader:
         self._data, self._lanes, self.count = data, lanes, count
         self._spare = local("spare", "uint16", lanes * count)
 
-    def each(self, bases: list[Expr], chunk: Chunk, use: Use) -> None:
-        """All indices of a chunk. bases: where the words of the vectors begin."""
+    def each(self, bases: list[Expr], chunk: Chunk, use: Use, ahead: Expr | None = None) -> None:
+        """All indices of a chunk. bases: where the words of vectors begin.  ahead: how far ahead to fetch (words)."""
         with loop("unit", chunk.units) as unit:
             places = [let("unit_words", base + unit * (WORDS * TILE)) for base in bases]
-            self._unit(places, chunk.ahead, lambda number, vectors: use(unit * INDICES + number, vectors))
+            self._unit(places, ahead, lambda number, vectors: use(unit * INDICES + number, vectors))
         for number in range(chunk.tail):
             if number % 3 == 0:
                 places = [base + chunk.units * (WORDS * TILE) for base in bases]
-                vectors = self._words(places, number // 3, chunk.ahead)
+                vectors = self._words(places, number // 3, ahead)
             use(chunk.units * INDICES + number, self._shifted(vectors, number % 3))
 
-    def _unit(self, places: list[Expr], ahead: int, use: Use) -> None:
+    def _unit(self, places: list[Expr], ahead: Expr | None, use: Use) -> None:
         """A loop over words: of a longer run LLVM would change the order of the additions, and run out of registers."""
         for v in range(self.count):
             store(self._spare, self._lanes_of(v), self._constant(0))
@@ -70,8 +70,8 @@ class IndexReader:
                 use(first + position, self._shifted(vectors, position))
         use(INDICES - 1, [tirx.BufferLoad(self._spare, [self._lanes_of(v)]) for v in range(self.count)])
 
-    def _words(self, places: list[Expr], word: int, ahead: int) -> list[Expr]:
-        for place in places:
+    def _words(self, places: list[Expr], word: int, ahead: Expr | None) -> list[Expr]:
+        for place in places if ahead is not None else ():
             prefetch(self._data, place + word * TILE + ahead, self._lanes, cache=2)
         return [let("words", load(self._data, place + word * TILE, self._lanes)) for place in places]
 

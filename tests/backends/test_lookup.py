@@ -32,6 +32,7 @@ CASES = [
     *((text, levels) for text in FIVES for levels in (127, 25)),
 ]
 SIZES = dict.fromkeys([*FOURS, *TRIPLES, *FIVES], (131, 768)) | {"ternary<pack=3of4>": (70, 1400)}  # of the weights
+STRIPS = (4500, 128)  # 36 tiles
 
 
 def linear(encoding: Encoding, rows: int, columns: int, levels: int) -> Group:
@@ -90,6 +91,20 @@ def test_largest_sums(on: str) -> None:
         check(run, w, np.stack([q, -q] * 3), True, pieces=1)
 
 
+@pytest.mark.parametrize("on", LEVELS)
+def test_strips(on: str) -> None:
+    """Weights of two strips: runs of tiles end where a strip does, wherever a thread begins."""
+    texts = ("ternary<group=64, pack=3of4>", "bitplane<bits=1, group=64>")
+    layers = [linear(parse_encoding(text), *STRIPS, 127) for text in texts]
+    built = [kernel_for(text).build(layer, level(on)) for text, layer in zip(texts, layers, strict=True)]
+    entries = link({f"k{number}": one.function for number, one in enumerate(built)}, level(on))
+    for text, layer, one, entry in zip(texts, layers, built, entries.values(), strict=True):
+        for rows, pieces in ((1, 3), (9, 1), (9, 5)):
+            q = integers(np.random.default_rng(rows), 127, rows, STRIPS[1])
+            w = weight(parse_encoding(text), rows, *STRIPS, exact=True)
+            check(CompiledKernel(layer, one, level(on), entry), w, q, True, pieces)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("on", LEVELS)
 @pytest.mark.parametrize(("text", "levels"), CASES)
@@ -107,21 +122,33 @@ def test_drawn(on: str, text: str, levels: int) -> None:
             check(run, w, integers(rng, levels, int(rng.integers(1, 68)), sizes[1]), True, int(rng.integers(1, 5)))
 
 
-@pytest.mark.parametrize("text", (*FOURS, *TRIPLES, *FIVES))
-def test_layout(text: str) -> None:
+@pytest.mark.parametrize(("text", "sizes"), [*SIZES.items(), ("bitplane<bits=1, group=64>", STRIPS)])
+def test_layout(text: str, sizes: tuple[int, int]) -> None:
     """The words, read as the layout's drawing says, are the codes of the weights."""
-    w = weight(parse_encoding(text), 3, *SIZES[text])
+    w = weight(parse_encoding(text), 3, *sizes)
     order = lut32.order_of(w.encoding, w.shape)
-    data = lut32.pack_encoded(w)["data"].reshape(order.tiles, order.groups, order.group_bytes)
+    data = _by_tile(lut32.pack_encoded(w)["data"], order)
     assert w.terms is not None
     for plane, term in enumerate(w.terms[-order.planes :]):
-        record = data[..., plane * order.record_bytes :][..., : order.words * 256]
+        words = order.offset_bytes + plane * order.record_bytes + order.scale_bytes * 128
+        record = data[..., words:][..., : order.words * 256]
         words = np.ascontiguousarray(record).view(np.uint16).reshape(order.tiles, order.groups, order.words, 128)
         rows = words.reshape(*words.shape[:-1], 4, 16, 2).swapaxes(-1, -2).reshape(words.shape)
         means = lut32.entries(order.columns)
         columns = np.concatenate([means[index] for index in _indices(rows, order)], axis=-1)[..., : order.group_columns]
         codes = columns.transpose(0, 2, 1, 3).reshape(-1, order.depth)[: order.rows]
         np.testing.assert_array_equal((codes + 1) // 2 if text in FIVES else codes, term.codes)
+
+
+def _by_tile(data: np.ndarray, order: lut32.Order) -> np.ndarray:
+    """[tiles, groups, bytes]"""
+    strips = [range(order.tiles)[first : first + order.strip] for first in range(0, order.tiles, order.strip)]
+    starts = np.cumsum([len(strip) * order.tile_bytes for strip in strips])[:-1]
+    shaped = [
+        part.reshape(order.groups, len(strip), order.group_bytes).swapaxes(0, 1)
+        for strip, part in zip(strips, np.split(data, starts), strict=True)
+    ]
+    return np.concatenate(shaped)
 
 
 def _indices(words: np.ndarray, order: lut32.Order) -> list[np.ndarray]:
