@@ -15,6 +15,15 @@ from nomul.phases import phases
 GROUPED = TEXT | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "sliding_window": 8}
 SWIN = {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+LATENT = TEXT | {  # DeepSeek's attention with latent keys and values; no layer has experts
+    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8,
+    "first_k_dense_replace": 2,
+}  # fmt: skip
+WHISPER = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 100, "num_mel_bins": 8, "max_source_positions": 16,
+    "max_target_positions": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+}  # fmt: skip
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("Bert", TEXT),
     "gpt2": ("GPT2", GPT2),
@@ -23,11 +32,18 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2", GROUPED),
     "t5": ("T5Encoder", T5),
     "swin": ("Swin", SWIN),
+    "qwen3": ("Qwen3", GROUPED | {"sliding_window": None}),
+    "phi": ("Phi", TEXT | {"max_position_embeddings": 128}),
+    "deepseek_v3": ("DeepseekV3", LATENT),
     "vit": ("ViT", VIT | {"image_size": 32, "patch_size": 8}),
 }
 LAYERS = {"swin": 4}
+WITHOUT_FORM = {
+    ("gemma2", "sdpa"): "transformers has no such form of Gemma 2",
+    ("deepseek_v3", "eager"): "torch.export cannot trace this form",
+}
 IMAGES = ("swin", "vit")
-WITHOUT_CACHE = ("gpt2", "llama", "mistral", "gemma2")
+WITHOUT_CACHE = ("gpt2", "llama", "mistral", "gemma2", "qwen3", "phi", "deepseek_v3")
 
 
 def fused(model: Any, inputs: Any, **options: Any) -> Module:
@@ -44,8 +60,8 @@ def attentions(module: Module) -> list[Any]:
 @pytest.mark.parametrize("name", MODELS)
 def test_every_layer_has_one_attention(name: str, form: str) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
-    if (name, form) == ("gemma2", "sdpa"):
-        pytest.skip("transformers has no such form of Gemma 2")
+    if (name, form) in WITHOUT_FORM:
+        pytest.skip(WITHOUT_FORM[name, form])
     kind, config = MODELS[name]
     model = build(kind, config, form)
     if name in IMAGES:
@@ -64,6 +80,18 @@ def test_every_layer_has_one_attention(name: str, form: str) -> None:
         assert all(node.attrs["causal"] and node.attrs["window"] == 8 for node in found)
     if name == "t5":
         assert {str(node.args[4].type) for node in found} == {"f32[4, 2*S - 1]"}
+
+
+@pytest.mark.parametrize("form", ["sdpa", "eager"])
+def test_encoder_decoder_and_cross_attention_of_whisper(form: str) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    model = build("Whisper", WHISPER, form)
+    decoder = {"decoder_input_ids": torch.randint(0, 100, (2, 6)), "use_cache": False}
+    inputs = {"input_features": torch.randn(2, 8, 32)} | decoder
+    shapes = {"input_features": {0: "B"}, "decoder_input_ids": TOKENS}
+    module = fused(model, inputs, dynamic_shapes=shapes, dims=DIMS)
+    assert len(attentions(module)) == 3
+    same(module, model, inputs, tolerance=1e-4)
 
 
 class SelfAttention(torch.nn.Module):  # type: ignore[misc, name-defined]
