@@ -204,7 +204,7 @@ def _calibrated(options: Options, calib: Any, module: Module) -> Options:
     if calib is not None:
         return replace(options, batches=read_calibration(calib, module))
     if options.recipe.needs_calibration:
-        message = 'act = "i8-static" and correct_means need calibration data'
+        message = 'act = "i8-static", correct_means and scope = "block" need calibration data'
         raise NomulError("NM017", message, help="give --calib, or calib=")
     return options
 

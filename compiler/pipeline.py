@@ -21,7 +21,7 @@ from nomul.backends.target import Target, find_targets
 from nomul.ir.errors import NomulError, Problem
 from nomul.ir.graph import Module
 from nomul.ir.verifier import verify
-from nomul.options import Options
+from nomul.options import Options, Progress, silent
 from nomul.passes.dump import Dump
 from nomul.passes.encode import Encode
 from nomul.passes.plan_memory import PlanMemory
@@ -30,6 +30,7 @@ from nomul.phases import phases
 from nomul.record import record
 from nomul.report import FACTS, describe
 from nomul.tuning import preferences
+from nomul.with_torch import with_torch
 
 PASSES_SHARE = 0.4  # of the whole work, for the progress report
 
@@ -164,7 +165,13 @@ def tensor_phases(options: Options, share: float = 1.0) -> list[Phase]:
     def progress(text: str, fraction: float) -> None:
         options.progress(text, share * (names.index("encode") + fraction) / len(names))
 
-    return phases(Encode(options.recipe, options.batches, options.fits, progress))
+    return phases(encode_pass(options, progress))
+
+
+def encode_pass(options: Options, progress: Progress = silent) -> Encode:
+    """The pass that follows the recipe. Raises NomulError (NM007) for one that learns by blocks without PyTorch."""
+    gradients = with_torch("nomul.frontend.torch.blocks", "TorchBlock") if options.recipe.by_block else None
+    return Encode(options.recipe, options.batches, options.fits, progress, gradients)
 
 
 def pass_runner(options: Options, share: float = 1.0) -> PassRunner:

@@ -3,13 +3,11 @@ exchanged for a linear one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nomul.ir.errors import NomulError
 from nomul.recipe import RecipeLike, read_recipe
+from nomul.with_torch import with_torch
 
 if TYPE_CHECKING:
     from nomul.frontend.torch.qat.distill import Distilled
@@ -30,7 +28,7 @@ def prepare(module: Any, recipe: RecipeLike, *, steps: int = 0) -> Any:
     it what it knows. It counts calls of the module in training mode.
     Raises NomulError: NM007 without PyTorch, NM009 for act="i8-static" and for rules of attention, NM458 for a rule
     that matches nothing."""
-    return _with_torch("nomul.frontend.torch.qat", "prepare_module")(module, read_recipe(recipe), steps)
+    return with_torch("nomul.frontend.torch.qat", "prepare_module")(module, read_recipe(recipe), steps)
 
 
 def distill_attention(
@@ -57,16 +55,5 @@ def distill_attention(
     Kullback-Leibler divergence of rows, nats) before training, with identities for maps, and after it.
     Raises NomulError: NM007 without PyTorch, NM017 for data that does not fit, NM458 where nothing matches, NM464 for
     attention that no linear attention can express, NM465 where the file cannot be written."""
-    run = _with_torch("nomul.distillation", "distil")
+    run = with_torch("nomul.distillation", "distil")
     return run(model, data, example_inputs, Path(output), match, form, steps, rate, source_options)
-
-
-def _with_torch(module: str, name: str) -> Callable[..., Any]:
-    """Raises NomulError (NM007) without PyTorch."""
-    try:
-        import_module("nomul.frontend.torch.qat")
-        return getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise NomulError("NM007", "PyTorch is not installed", help="pip install 'nomul[torch]'") from None

@@ -10,6 +10,7 @@
     role = "linear"                      # optional: linear, conv, depthwise, head or embedding
     weights = "ternary<planes=2, group=128>"     # or "f32": as the model has them
     fitter = "ptqtp"                     # optional (`nomul list fitters`)
+    scope = "layer"                      # optional: "block" for a fitter that learns the layers of a block together
     act = "i8"                           # optional: f32 (default), i8, i8-static
     act_levels = 42                      # optional: the largest integer of such activations, at most 127
     transforms = ["rotate<block=128>"]   # optional (`nomul list transforms`): before the weights are encoded
@@ -40,14 +41,14 @@ from nomul.ir.errors import NomulError, Problem
 from nomul.ir.expressions import TextFault
 from nomul.ir.quantise import LEVELS
 from nomul.ir.syntax import parse_encoding
-from nomul.passes.choice import ACTS, ANY, PLAIN, ROLES, Recipe, Rule, Transformation
+from nomul.passes.choice import ACTS, ANY, PLAIN, ROLES, SCOPES, Recipe, Rule, Transformation
 from nomul.passes.exchange import AttentionRule, all_forms, read_form
-from nomul.passes.fit import find_fitter
+from nomul.passes.fit import find_fitter, fitters_of
 from nomul.passes.transforms import read_transformation
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe | None
 SUFFIX = ".toml"
-_TEXTS = {"match", "role", "weights", "fitter", "act"}
+_TEXTS = {"match", "role", "weights", "fitter", "scope", "act"}
 _KEYS = {*_TEXTS, "act_levels", "transforms"}
 _EMBEDDINGS = "embeddings"
 _SETTINGS = ("max_error", _EMBEDDINGS)
@@ -194,16 +195,24 @@ def _rule(table: Mapping[str, Any]) -> Rule:
             raise ValueError(f"{key} must be a text, not {value!r}")
     if "weights" not in table:
         raise ValueError("the rule does not say weights")
-    for key, known in (("act", ACTS), ("role", ROLES)):
+    for key, known in (("act", ACTS), ("role", ROLES), ("scope", SCOPES)):
         if key in table and table[key] not in known:
             raise ValueError(f"{key} is one of {', '.join(known)}, not '{table[key]}'")
     encoding = _encoding_or_plain(table["weights"])
-    fitter = table.get("fitter")
+    fitter, scope = table.get("fitter"), table.get("scope", SCOPES[0])
     if encoding is not None:
-        find_fitter(fitter, encoding)
+        _check_fitter(fitter, encoding, scope)
     transforms, act = _transforms(table.get("transforms", [])), table.get("act", PLAIN)
     levels = _levels(table.get("act_levels", LEVELS), act)
-    return Rule(table.get("match", "*"), encoding, fitter, act, table.get("role"), transforms, levels)
+    return Rule(table.get("match", "*"), encoding, fitter, act, table.get("role"), transforms, levels, scope)
+
+
+def _check_fitter(name: str | None, encoding: Encoding, scope: str) -> None:
+    """Raises ValueError for a fitter that does not fit the encoding, or not in this scope."""
+    found = find_fitter(name, encoding)
+    able = [fitter.name for fitter in fitters_of(encoding) if fitter.by_block]
+    if scope == "block" and not found.by_block:
+        raise ValueError(f"scope = 'block' needs a fitter that learns ({', '.join(able) or f'none for {encoding}'})")
 
 
 def _levels(value: Any, act: str) -> int:

@@ -16,7 +16,9 @@ from nomul.passes.exchange.base import AttentionRule
 
 Act = Literal["f32", "i8", "i8-static"]
 Role = Literal["linear", "conv", "depthwise", "head", "embedding"]
+Scope = Literal["layer", "block"]
 ACTS: tuple[str, ...] = get_args(Act)
+SCOPES: tuple[str, ...] = get_args(Scope)
 ROLES: tuple[str, ...] = get_args(Role)
 TABLE = ("embedding",)  # the roles of a table that is nothing but an embedding
 PLAIN = "f32"  # leaves a weight as the model has it
@@ -39,7 +41,8 @@ class Rule:
     encoding: None leaves the weights as they are.  fitter: by name, None: the default one of the encoding.
     act: what activations are rounded to before they meet weights: not at all, 8 bits by row, 8 bits by one scale.
     transforms: what is done to the layer before its weights are encoded, in the order of the phases.
-    levels: the largest integer of rounded activations; sums of three fit 8 bits with 42, of five with 25."""
+    levels: the largest integer of rounded activations; sums of three fit 8 bits with 42, of five with 25.
+    scope: "block" where the fitter chooses codes of the layers of a block together."""
 
     match: str = ANY
     encoding: Encoding | None = None
@@ -48,6 +51,11 @@ class Rule:
     role: str | None = None
     transforms: tuple[Transformation, ...] = ()
     levels: int = LEVELS
+    scope: str = "layer"
+
+    @property
+    def by_block(self) -> bool:
+        return self.scope == "block"
 
     def takes(self, names: Iterable[str], roles: Sequence[str]) -> bool:
         """A table that is nothing but an embedding is only taken by a rule for embeddings, or by one for some names
@@ -81,7 +89,12 @@ class Recipe:
     @property
     def needs_calibration(self) -> bool:
         """Whether a rule cannot do without."""
-        return self.correct_means or any(rule.act == "i8-static" for rule in self.rules)
+        return self.correct_means or self.by_block or any(rule.act == "i8-static" for rule in self.rules)
+
+    @property
+    def by_block(self) -> bool:
+        """Whether a rule fits the layers of blocks together."""
+        return any(rule.by_block for rule in self.rules)
 
     def rule_of(self, names: Sequence[str], roles: Sequence[str]) -> Rule | None:
         """The first rule that takes a layer; behind all of them stands the one for tables."""

@@ -5,56 +5,29 @@ Bias correction (Nagel 2019, arXiv 1906.04721); for norms the deviation-aware co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from nomul.ir.encodings.terms import EncodedArray
-from nomul.ir.graph import Constant, Module, Node, Value, Weight
-from nomul.ir.interpreter import bind_dims, evaluate_node
+from nomul.ir.graph import Module, Node, Value, Weight
 from nomul.passes.calibrate import Batch
 from nomul.passes.graph_tools import exchange
 from nomul.passes.layers import ENCODABLE
+from nomul.passes.side_by_side import Run
 
 MOST_BATCHES = 32  # of the calibration data; their values are in memory together
-
-
-class _Run:
-    """One module on one batch, node by node."""
-
-    def __init__(self, module: Module, batch: Batch) -> None:
-        params = module.main.params
-        self.dims: Mapping[str, int] = bind_dims(module, [param.type for param in params], batch)
-        self.values: dict[Value, np.ndarray] = dict(zip(params, batch, strict=True))
-
-    def step(self, node: Node) -> None:
-        operands = [None if arg is None else self._read(arg) for arg in node.args]
-        self.values.update(zip(node.results, evaluate_node(node, operands, self.dims), strict=True))
-
-    def _read(self, value: Value) -> np.ndarray | EncodedArray:
-        if isinstance(value, Constant):
-            return np.asarray(value.value, value.dtype.numpy)
-        if isinstance(value, Weight):
-            return value.encoded() if value.type.encoding else value.array()
-        return self.values[value]
-
-    def forget(self, values: Sequence[Value]) -> None:
-        for value in values:
-            self.values.pop(value, None)
 
 
 def correct_means(plain: Module, encoded: Module, batches: Sequence[Batch]) -> int:
     """Changes `encoded`, whose nodes are those of `plain`, so that on the batches every encoded layer and every layer
     norm with a beta of its own has the mean that it has in `plain`, channel by channel and in order of execution: what
     later ones see is corrected. Layers without a bias get one. The result: how many were corrected."""
-    runs = [(_Run(plain, batch), _Run(encoded, batch)) for batch in batches[:MOST_BATCHES]]
-    nodes = list(zip(plain.main.nodes, encoded.main.nodes, strict=True))
-    last = [_last_uses([pair[side] for pair in nodes]) for side in (0, 1)]
+    runs = [(Run(plain, batch), Run(encoded, batch)) for batch in batches[:MOST_BATCHES]]
     corrected = 0
-    for at, (expected, given) in enumerate(nodes):
+    for expected, given in zip(plain.main.nodes, encoded.main.nodes, strict=True):
         for pair in runs:
-            pair[0].step(expected)
-            pair[1].step(given)
+            for run in pair:
+                run.step()
         if _can_correct(given):
             axis = _channel_axis(given)
             error = _mean_error(runs, expected.result, given.result, axis)
@@ -64,20 +37,9 @@ def correct_means(plain: Module, encoded: Module, batches: Sequence[Batch]) -> i
                 run.values[given.result] = run.values[given.result] + error.reshape(shape)
             corrected += 1
         for pair in runs:
-            for side, run in enumerate(pair):
-                run.forget(last[side].get(at, []))
+            for run in pair:
+                run.forget()
     return corrected
-
-
-def _last_uses(nodes: Sequence[Node]) -> dict[int, list[Value]]:
-    """By position of a node, the values that no later one reads."""
-    last: dict[Value, int] = {}
-    for at, node in enumerate(nodes):
-        last.update(dict.fromkeys((*node.results, *(arg for arg in node.args if arg is not None)), at))
-    ends: dict[int, list[Value]] = {}
-    for value, at in last.items():
-        ends.setdefault(at, []).append(value)
-    return ends
 
 
 def _can_correct(node: Node) -> bool:
@@ -95,7 +57,7 @@ def _channel_axis(node: Node) -> int:
     return 1 if node.attrs.get("layout") == "nchw" else node.result.type.rank - 1
 
 
-def _mean_error(runs: Sequence[tuple[_Run, _Run]], expected: Value, given: Value, axis: int) -> np.ndarray:
+def _mean_error(runs: Sequence[tuple[Run, Run]], expected: Value, given: Value, axis: int) -> np.ndarray:
     """f32 [channels]"""
     total, rows = np.zeros(int(given.shape[axis])), 0
     for plain, encoded in runs:

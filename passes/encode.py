@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nomul.ir.encodings import Encoding
 from nomul.ir.errors import NomulError, Problem
-from nomul.ir.graph import Module, Weight
+from nomul.ir.graph import Module
 from nomul.ir.syntax import parse_encoding
 from nomul.ir.text import print_module
-from nomul.ir.types import Tensor
-from nomul.passes.accuracy import accuracy
 from nomul.passes.base import Pass, Report, note_for_user
 from nomul.passes.calibrate import Batch, collect, waves
 from nomul.passes.choice import ACTS, ANY, PLAIN, ROLES, Recipe, Rule, unmatched
 from nomul.passes.correct_means import correct_means
 from nomul.passes.depthwise import encoding_of, with_inputs_of
-from nomul.passes.fit import Fitter, find_fitter
+from nomul.passes.fit import find_fitter
+from nomul.passes.fit_blocks import Gradients
 from nomul.passes.fit_layers import Fit, FitCache, Job, fit_jobs
-from nomul.passes.graph_tools import exchange
+from nomul.passes.layer_plan import Plan, apply, bias_of, facts, shape_of
 from nomul.passes.layers import Layer, layers_of
+from nomul.passes.learn_blocks import LearnedBlock, Learning, learn_blocks, plan_blocks
 
 EncodeProgress = Callable[[str, float], None]
-LEAST_RANGE = 1e-6  # of inputs, where calibration saw nothing but zeros
 FEW_BITS = 6  # of weights, below which convolutions without calibration data lose most of what they do
+LEARNING = 0.9  # share of the progress that blocks take, where they learn
 RUNNING = 0.5  # share of the progress that runs of the model take, where there are any
 
 
@@ -37,34 +35,12 @@ def _silent(text: str, fraction: float) -> None:
     """The progress report of callers who want none."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What one layer gets. bias: that can take care of the mean error, or None."""
-
-    layer: Layer
-    rule: Rule
-    encoding: Encoding
-    bias: Weight | None
-
-    @property
-    def weight(self) -> Weight:
-        return self.layer.weight
-
-    @property
-    def fitter(self) -> Fitter:
-        """Where another encoding stands in for the one of the rule, the fitter is that one's default."""
-        named = self.rule.fitter if type(self.encoding) is type(self.rule.encoding) else None
-        return find_fitter(named, self.encoding)
-
-    def job(self, context: bytes) -> Job:
-        return Job(self.weight, self.encoding, self.fitter, self.bias is not None, context)
-
-
 class Encode(Pass):
     """The first rule of the recipe that takes a layer decides its encoding, fitter and activations.
 
     batches: calibration data, one array for each input of the model; without it fitters see the weights alone.
     cache: a folder that keeps fitted layers for the case of an interrupt.  progress: text and done share of this pass.
+    gradients: of blocks, for rules of scope "block"; without them their layers are fitted by themselves.
     Eligible are f32 weights that linear layers and convolutions use as weights (those with groups where each channel is
     one), or whose rows are looked up as embeddings, and that nobody else uses.
     Raises NomulError for all layers at once: NM457 a weight that cannot be stored, NM458 a rule that matches nothing,
@@ -79,12 +55,14 @@ class Encode(Pass):
         batches: Sequence[Batch] = (),
         cache: Path | None = None,
         progress: EncodeProgress = _silent,
+        gradients: Gradients | None = None,
     ) -> None:
         self.recipe = recipe or Recipe()
         self.bound = self.recipe.max_error
         self.batches = batches
         self.cache = FitCache(cache) if cache else None
         self.progress = progress
+        self.gradients = gradients
 
     @classmethod
     def of(
@@ -101,26 +79,26 @@ class Encode(Pass):
 
     def run(self, module: Module, report: Report) -> None:
         plans = self._plans(module, report)
+        blocks = self._blocks(module, plans, report)
         context = _context(module, self.batches) if self.cache else b""
-        jobs = {plan.weight.name: plan.job(context) for plan in plans}
-        fits = self._cached(jobs)
-        missing = [plan.layer for plan in plans if plan.weight.name not in fits]
-        problems: list[Problem] = []
-        for wave in waves(missing) if self.batches else [missing]:
-            self._fit_wave(module, wave, jobs, fits, problems)
-        if problems:
-            raise NomulError.many(problems)
-        plain, facts = module.clone(), []
+        learning = {plan.weight.name for block in blocks for plan in block.plans}
+        jobs = {plan.weight.name: plan.job(context, plan.weight.name in learning) for plan in plans}
+        fits = self._fit(module, plans, jobs, 1 - LEARNING if blocks else 1.0)
+        plain = module.clone()
         for plan in plans:
-            facts.append(_apply(module, plan, fits[plan.weight.name]))
+            apply(module, plan, fits[plan.weight.name])
             report.fire(str(plan.encoding))
+        if blocks and self.gradients:
+            data = Learning(plain, module, self.batches, self.gradients, self.cache)
+            learn_blocks(blocks, jobs, fits, data, lambda text, share: self.progress(text, 1 - LEARNING * (1 - share)))
         if self.recipe.correct_means and self.batches:
             report.note(f"means of {correct_means(plain, module, self.batches)} layers and norms are corrected")
         if (coarse := _coarse_convolutions(plans)) and not self.batches:
             text = f"{coarse} convolutions have fewer than {FEW_BITS} bits, chosen without calibration data"
             note_for_user(module, report, f"{text}: their mean errors add up, which --calib takes out")
-        if facts and module.source:
-            module.source = {**module.source, "encoded": facts}
+        if plans and module.source:
+            encoded = [facts(plan, fits[plan.weight.name]) for plan in plans]
+            module.source = {**module.source, "encoded": encoded}
 
     # -- planning ----------------------------------------------------------------------------------------------
     def _plans(self, module: Module, report: Report) -> list[Plan]:
@@ -137,11 +115,20 @@ class Encode(Pass):
                 note_for_user(module, report, _outcome(layer, rule, encoding, reason))
                 problems += self._refusal(layer, rule, reason)
             if encoding is not None:
-                bias = _bias(layer) if self.batches else None
+                bias = bias_of(layer) if self.batches else None
                 plans.append(Plan(layer, with_inputs_of(rule, layer), encoding, bias))
         if problems:
             raise NomulError.many(problems)
         return plans
+
+    def _blocks(self, module: Module, plans: Sequence[Plan], report: Report) -> list[LearnedBlock]:
+        """The blocks that learn. Layers that cannot do so are fitted by themselves, as a note says."""
+        asked = [plan for plan in plans if plan.by_block and self.batches]
+        blocks, refused = plan_blocks(module, asked, self.gradients)
+        for layers, reason in refused:
+            names = ", ".join(f"@{plan.weight.name}" for plan in layers)
+            note_for_user(module, report, f"{names} learned layer by layer, not in a block: {reason}")
+        return blocks
 
     def _refusal(self, layer: Layer, rule: Rule, reason: str) -> list[Problem]:
         """The problem that it is with a strict recipe that a layer does not get what its rule says."""
@@ -151,17 +138,28 @@ class Encode(Pass):
         return [Problem("NM459", message, layer.loc, "exempt it by a rule of its own, or drop strict")]
 
     # -- fitting -----------------------------------------------------------------------------------------------
-    def _cached(self, jobs: dict[str, Job]) -> dict[str, Fit]:
-        if self.cache is None or not self.cache.folder.is_dir():
-            return {}
-        found = {name: self.cache.load(job) for name, job in jobs.items()}
-        return {name: fit for name, fit in found.items() if fit is not None}
+    def _fit(self, module: Module, plans: Sequence[Plan], jobs: Mapping[str, Job], end: float) -> dict[str, Fit]:
+        """Each layer by itself, by weight name. end: of the progress that this is."""
+        fits = self.cache.load_all(jobs) if self.cache else {}
+        missing = [plan.layer for plan in plans if plan.weight.name not in fits]
+        problems: list[Problem] = []
+        for wave in waves(missing) if self.batches else [missing]:
+            self._fit_wave(module, wave, jobs, fits, problems, end)
+        if problems:
+            raise NomulError.many(problems)
+        return fits
 
     def _fit_wave(
-        self, module: Module, wave: Sequence[Layer], jobs: dict[str, Job], fits: dict[str, Fit], problems: list[Problem]
+        self,
+        module: Module,
+        wave: Sequence[Layer],
+        jobs: Mapping[str, Job],
+        fits: dict[str, Fit],
+        problems: list[Problem],
+        end: float,
     ) -> None:
         """Fit some layers: as many as one run over the calibration data serves."""
-        begin, share = len(fits) / max(1, len(jobs)), len(wave) / max(1, len(jobs))
+        begin, share = end * len(fits) / max(1, len(jobs)), end * len(wave) / max(1, len(jobs))
         running = RUNNING if self.batches else 0.0
         count = len(fits)
 
@@ -207,53 +205,4 @@ def _context(module: Module, batches: Sequence[Batch]) -> bytes:
 def _coarse_convolutions(plans: Sequence[Plan]) -> int:
     """How many convolutions of images get few bits."""
     convolutions = [plan for plan in plans if "conv" in plan.layer.roles]
-    return sum(plan.encoding.bits_per_weight(_shape(plan.weight)) < FEW_BITS for plan in convolutions)
-
-
-def _shape(weight: Weight) -> tuple[int, ...]:
-    return tuple(int(size) for size in weight.shape)
-
-
-def _bias(layer: Layer) -> Weight | None:
-    """The bias of a layer where it is a dense weight of this layer alone, and one mean error fits all channels."""
-    if len(layer.products) != 1 or len(layer.products[0].args) < 3 or "depthwise" in layer.roles:
-        return None
-    bias = layer.products[0].args[2]
-    return bias if isinstance(bias, Weight) and len(bias.users) == 1 and bias.type.encoding is None else None
-
-
-# -- changing the module ---------------------------------------------------------------------------------------
-def _apply(module: Module, plan: Plan, fit: Fit) -> dict[str, Any]:
-    """Puts the encoded weight into its place. The result: facts of the layer for reports, what it lost among them."""
-    weight = plan.weight
-    twin = Weight(weight.name, Tensor(weight.dtype, weight.shape, plan.encoding), fit.fields)
-    before, after = weight.array(), twin.array()
-    if plan.bias is not None and fit.mean is not None:
-        error = (before - after).reshape(len(before), -1).astype(np.float64)
-        bias = plan.bias.array()
-        exchange(module, plan.bias, Weight.dense(plan.bias.name, (bias + error @ fit.mean).astype(bias.dtype)))
-    exchange(module, weight, twin)
-    for node in plan.layer.products:
-        node.attrs |= _act(plan.rule, fit)
-    return {
-        "name": weight.name,
-        "loc": plan.layer.loc,
-        "roles": list(plan.layer.roles),
-        "encoding": str(plan.encoding),
-        "fitter": plan.fitter.name,
-        "act": plan.rule.act if plan.layer.products else PLAIN,
-        "bits": round(plan.encoding.bits_per_weight(_shape(weight)), 4),
-        "bytes": sum(array.nbytes for array in fit.fields.values()),
-        "weights": accuracy(before, after).as_json(),
-    }
-
-
-def _act(rule: Rule, fit: Fit) -> dict[str, str | float]:
-    """Attributes of a node. A fixed scale is that of the largest input that calibration saw (a layer that it did not
-    reach takes scales by row)."""
-    if rule.act == PLAIN:
-        return {"act": PLAIN}
-    if rule.act != "i8-static" or fit.largest is None:
-        return {"act": "i8", "act_levels": rule.levels}
-    scale = float(np.float32(max(fit.largest, LEAST_RANGE) / rule.levels))
-    return {"act": rule.act, "act_scale": scale, "act_levels": rule.levels}
+    return sum(plan.encoding.bits_per_weight(shape_of(plan.weight)) < FEW_BITS for plan in convolutions)

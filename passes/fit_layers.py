@@ -23,20 +23,22 @@ from nomul.passes.fit import Fields, Fitter
 FORMAT = b"nomul fitted layer 1"
 QUICK = "round_to_nearest"  # what it does is not worth a file
 _SUFFIX = ".fit.safetensors"
-_FITTED, _MEAN, _LARGEST = "fitted", "mean", "largest"
+_FITTED, _MEAN, _LARGEST, _BIAS = "fitted", "mean", "largest", "bias"
 
 
 @dataclass(frozen=True)
 class Job:
     """One weight to fit. context: what the statistics of its inputs hang on, for the key of the cache.
 
-    centred: a bias will take care of the mean error, so that only the rest of it counts."""
+    centred: a bias will take care of the mean error, so that only the rest of it counts.
+    learns_bias: the fit has a bias too."""
 
     weight: Weight
     encoding: Encoding
     fitter: Fitter
     centred: bool = False
     context: bytes = b""
+    learns_bias: bool = False
 
     @property
     def type(self) -> Tensor:
@@ -54,11 +56,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Fit:
-    """fields: of the encoded weight.  mean [K], largest: of the layer's inputs, where calibration data reached it."""
+    """fields: of the encoded weight.  mean [K], largest: of the layer's inputs, where calibration data reached it.
+
+    bias [N]: what it learned with the weight, in place of the one that takes over the mean error."""
 
     fields: Fields
     mean: np.ndarray | None = None
     largest: float | None = None
+    bias: np.ndarray | None = None
 
 
 class FitCache:
@@ -66,6 +71,13 @@ class FitCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def load_all(self, jobs: Mapping[str, Job]) -> dict[str, Fit]:
+        """Of these jobs, those that are there."""
+        if not self.folder.is_dir():
+            return {}
+        found = {name: self.load(job) for name, job in jobs.items()}
+        return {name: fit for name, fit in found.items() if fit is not None}
 
     def load(self, job: Job) -> Fit | None:
         """None where there is none, or the file is damaged."""
@@ -76,10 +88,16 @@ class FitCache:
             except NomulError:
                 continue
             found = {name: weight.fields for name, weight in module.weights.items()}
+            bias = found[_BIAS]["data"] if job.learns_bias else None
             if columns is None:
-                return Fit(found[_FITTED])
-            return Fit(found[_FITTED], found[_MEAN]["data"], float(found[_LARGEST]["data"][0]))
+                return Fit(found[_FITTED], bias=bias)
+            return Fit(found[_FITTED], found[_MEAN]["data"], float(found[_LARGEST]["data"][0]), bias)
         return None
+
+    def save_all(self, jobs: Mapping[str, Job], fits: Mapping[str, Fit]) -> None:
+        """Raises NomulError (NM340) where it cannot be written."""
+        for name, job in jobs.items():
+            self.save(job, fits[name])
 
     def save(self, job: Job, fit: Fit) -> None:
         """Raises NomulError (NM340) where it cannot be written."""
@@ -89,6 +107,8 @@ class FitCache:
         if fit.mean is not None:
             module.weights[_MEAN].fields = {"data": fit.mean}
             module.weights[_LARGEST].fields = {"data": np.array([fit.largest])}
+        if fit.bias is not None:
+            module.weights[_BIAS].fields = {"data": fit.bias}
         save_weights(module, self._path(job))
 
     def clear(self) -> None:
@@ -113,6 +133,8 @@ def _module(job: Job, columns: int | None) -> Module:
     if columns is not None:
         module.add_weight(Weight(_MEAN, Tensor.of("f64", columns)))
         module.add_weight(Weight(_LARGEST, Tensor.of("f64", 1)))
+    if job.learns_bias:
+        module.add_weight(Weight(_BIAS, Tensor.of("f32", job.weight.shape[0])))
     return module
 
 

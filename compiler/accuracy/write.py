@@ -11,7 +11,6 @@ from nomul.ir.errors import NomulError
 from nomul.ir.graph import Module
 from nomul.options import Options
 from nomul.passes.choice import Recipe
-from nomul.passes.encode import Encode
 
 SUFFIXES = (".html", ".json")
 
@@ -39,8 +38,7 @@ def write_reports(module: Module, options: Options, library: Path, paths: Sequen
     plain = replace(options, dump=None, check=False)
     fused = pipeline.optimise(module, replace(plain, until="fuse", recipe=Recipe()))
     transformed = pipeline.optimise(fused, replace(plain, until="transform"))
-    encode = Encode(options.recipe, options.batches, options.fits)
-    data = measure(fused, transformed, encode, library, options.name, progress)
+    data = measure(fused, transformed, pipeline.encode_pass(options), library, options.name, progress)
     for path in paths:
         text = page(data) if path.suffix == ".html" else json.dumps(data, indent=1) + "\n"
         try:

@@ -29,13 +29,15 @@ def _takes_all(encoding: Encoding) -> str | None:
 class Fitter:
     """fits: names of the encodings that it fits, or None for all.  refuses: why one of them is not fitted, or None.
 
-    rank: of the fitters that fit an encoding, the one with the highest rank is used where a recipe names none."""
+    rank: of the fitters that fit an encoding, the one with the highest rank is used where a recipe names none.
+    by_block: it can also fit the layers of a block together (`passes/fit_blocks.py`)."""
 
     name: str
     function: FitFunction
     fits: tuple[str, ...] | None
     refuses: Refusal
     rank: int
+    by_block: bool = False
 
     def __call__(self, array: np.ndarray, hessian: np.ndarray | None, encoding: Encoding) -> Fields:
         return self.function(array, hessian, encoding)
@@ -50,13 +52,15 @@ class Fitter:
 _FITTERS: Registry[str, Fitter] = Registry(__name__, "fitter {}")
 
 
-def fitter(*fits: str, refuses: Refusal = _takes_all, rank: int = 0) -> Callable[[FitFunction], FitFunction]:
+def fitter(
+    *fits: str, refuses: Refusal = _takes_all, rank: int = 0, by_block: bool = False
+) -> Callable[[FitFunction], FitFunction]:
     """Declare a fitter under its function's name for the encodings `fits` (none: all of them).
 
     Raises ValueError for a name declared twice."""
 
     def declare(function: FitFunction) -> FitFunction:
-        _FITTERS.add(function.__name__, Fitter(function.__name__, function, fits or None, refuses, rank))
+        _FITTERS.add(function.__name__, Fitter(function.__name__, function, fits or None, refuses, rank, by_block))
         return function
 
     return declare

@@ -1,4 +1,4 @@
-"""Activations as a layer with eight-bit inputs sees them: a forward pre-hook that does what `ir/quantise.py` says."""
+"""Activations as a layer with eight-bit inputs sees them, as `ir/quantise.py` says; gradients go through."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ import torch
 from nomul.ir.quantise import LEAST, LEVELS
 
 
-class EightBitInput:
-    """Rounds the first input to integers of at most `levels` with a scale for each row (images: for each image).
+def eight_bits(x: torch.Tensor, axes: Any, levels: int, scale: float = 0.0) -> torch.Tensor:
+    """Rounded to integers of at most `levels` times a scale. axes: whose elements share one.  scale: of all, or 0."""
+    with torch.no_grad():
+        if scale:
+            seen = (x * (1 / torch.tensor(scale))).round().clamp(-levels, levels) * scale
+        else:
+            most = x.abs().amax(dim=axes, keepdim=True)
+            zero = most < float(LEAST)
+            inverse = torch.where(zero, 0, levels / most)
+            steps = (x * inverse).round().clamp(-levels, levels)
+            seen = steps * torch.where(zero, 0, most / levels)
+    return x + (seen - x).detach()
 
-    Gradients go through."""
+
+class EightBitInput:
+    """A forward pre-hook: the first input has a scale for each row (images: for each image)."""
 
     act = "i8"
 
@@ -22,10 +34,4 @@ class EightBitInput:
     def __call__(self, module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         x = inputs[0]
         axes = -1 if isinstance(module, torch.nn.Linear) else tuple(range(1, x.dim()))
-        with torch.no_grad():
-            most = x.abs().amax(dim=axes, keepdim=True)
-            zero = most < float(LEAST)
-            inverse = torch.where(zero, 0, self.levels / most)
-            steps = (x * inverse).round().clamp(-self.levels, self.levels)
-            seen = steps * torch.where(zero, 0, most / self.levels)
-        return x + (seen - x).detach(), *inputs[1:]
+        return eight_bits(x, axes, self.levels), *inputs[1:]

@@ -42,7 +42,7 @@ def prepare_module(module: torch.nn.Module, recipe: Recipe, steps: int) -> torch
         raise NomulError("NM009", "the module is prepared already", help="load the float module again")
     if recipe.attention:
         raise NomulError("NM009", "attention is not exchanged for training", help="give these rules to nomul.compile")
-    if recipe.needs_calibration:
+    if any(rule.act == "i8-static" for rule in recipe.rules):
         raise NomulError("NM009", 'act = "i8-static" cannot be trained', help='act = "i8" has a scale for each row')
     layers = dict(_layers(module))
     names = [name for path in layers for name in (value_name(f"{path}.{WEIGHT}"), path)]

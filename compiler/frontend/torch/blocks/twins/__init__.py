@@ -1,0 +1,1 @@
+"""Twins of ops in torch, one family a file, found by themselves."""
