@@ -9,6 +9,7 @@ Neighbouring tiles of a head take each block of keys in turns (`attention_tiles.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -29,10 +30,13 @@ from nomul.backends.expressions import bind
 from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
 from nomul.backends.kernels import heads
+from nomul.backends.kernels.attention_ends import QueryPanel, ResultRows
 from nomul.backends.kernels.attention_mask import Mask
 from nomul.backends.kernels.attention_rules import SPANS, HiddenKeys, RelativeBias
 from nomul.backends.kernels.attention_tiles import KEYS, MEMBERS, Neighbours, Tile, Visits
+from nomul.backends.kernels.heads import LINE
 from nomul.backends.mathlib import exp_nonpositive, tanh
+from nomul.backends.octaves import exp2_nonpositive
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
 from nomul.backends.tir.body import buffer_at, index, let, local, loop, store, when
@@ -127,7 +131,11 @@ def share_of(total: Expr) -> Expr:
 
 
 class Attention:
-    """Emits the body of one kernel; how queries are packed and scores computed, `attention_bytes.py` does otherwise."""
+    """Emits the body of one kernel; how queries are packed and scores computed, `attention_bytes.py` does otherwise.
+
+    skips: whether a tile begins in the middle of a block where the keys before are hidden."""
+
+    skips = True
 
     def __init__(self, frame: KernelFrame, anchor: Node) -> None:
         self.frame, self.anchor = frame, anchor
@@ -137,7 +145,10 @@ class Attention:
         self.depth, self.width = int(shapes[0][3]), int(shapes[2][3])
         self.shared = self.heads // int(shapes[1][2])  # query heads that read one key head
         self.cap = anchor.attrs["softcap"]
-        self.scale = anchor.attrs["scale"] / (self.cap or 1.0)
+        mask, relative, tiles = (optional_operand(anchor, position) for position in (MASK, RELATIVE, TILES))
+        self.in_octaves = relative is None and (mask is None or mask.dtype is DType.BOOL)
+        self.unit = math.log2(math.e) if self.in_octaves else 1.0  # of scores; floats that are added stay as they are
+        self.scale = anchor.attrs["scale"] / self.cap if self.cap else anchor.attrs["scale"] * self.unit
         self.tile = RegisterTile.of(frame.target, self.queries.value)
         self.lanes = self.tile.lanes
         self.epilogue = Epilogue(frame.group, anchor.result)
@@ -147,7 +158,6 @@ class Attention:
         self.state = self.sums + self.width * PANEL
         self.own = self.state + 3 * PANEL + SPANS  # numbers of a tile
         self.most = min(MEMBERS, int(ceil_div(self.queries, PANEL).bounds(frame.group.ranges)[1]))
-        mask, relative, tiles = (optional_operand(anchor, position) for position in (MASK, RELATIVE, TILES))
         self.mask = None if mask is None else Mask(frame, mask)
         self.hidden = HiddenKeys(frame, AttentionSpan(anchor, frame.size), self.own - SPANS)
         self.visits = Visits(frame, self.hidden, tiles, anchor.attrs["tile"])
@@ -187,14 +197,8 @@ class Attention:
     # -- the parts of a tile -----------------------------------------------------------------------------------
     def pack_queries(self, tile: Tile) -> None:
         """Q^T times the scale; lanes without a query repeat the last one."""
-        base = let("q_base", self._base(self.q, tile.batch, tile.head))
-        buffer, strides = self.frame.buffer(self.q.source), self.q.strides
-        with loop("lane", PANEL) as lane:
-            row = let("row", tirx.min(tile.first + lane, self.frame.size(self.queries) - 1))
-            start = let("q_start", base + row * self.frame.size(strides[1]))
-            with loop("d", self.depth) as d:
-                element = buffer[start + d * self.frame.size(strides[3])]
-                store(self.work, tile.at + d * PANEL + lane, element * tirx.FloatImm("float32", self.scale))
+        panel = QueryPanel(self.frame, self.q, self.queries, self.depth, self.lanes, self.scale)
+        panel.pack(self.work, tile, let("q_base", self._base(self.q, tile.batch, tile.head)))
 
     def _fetch_rows(self, tile: Tile) -> None:
         """Bring the rows that the tile writes, and those of the next tile's queries, near before they are asked for."""
@@ -215,9 +219,10 @@ class Attention:
             store_vector(self.work, tile.at + self.state + column, self._constant(LOWEST))
             store_vector(self.work, tile.at + self.state + PANEL + column, self._constant(0.0))
 
-    def _block(self, tile: Tile, start: Expr) -> None:
-        """Keys of a block from `start` on."""
-        keys = let("keys", tirx.min(index(KEYS), self.hidden.end(tile) - start))
+    def _block(self, tile: Tile, block: Expr) -> None:
+        """Keys of the block that begins with key `block`."""
+        start = self.hidden.start(tile, block) if self.skips else block
+        keys = let("keys", tirx.min(block + KEYS, self.hidden.end(tile)) - start)
         head = tirx.truncdiv(tile.head, index(self.shared)) if self.shared > 1 else tile.head
         k_start, v_start = (
             let("start", self._base(view, tile.batch, head) + start * self.frame.size(view.strides[1]))
@@ -242,16 +247,25 @@ class Attention:
         )
 
     def rows_ahead(self, k_start: Expr, v_start: Expr) -> Callable[[Expr, Expr], None]:
-        """(first element, key): fetches the next block's rows: those of one head are too far apart for the machine to
-        see it. Only the first tile that takes a block does."""
-        distance = let("distance", self.visits.ahead[0])
+        """(first element, key): brings rows of the next block near, whole ones in turn, keys with the first tile that
+        takes a block and values with the second: those of one head are too far apart for the machine to see it, and
+        what is asked for in haste is dropped."""
+        height = self._by_values.cover.full
+        parts = -(-self.width // height)  # a row's lines are spread over so many steps
+        turns = [
+            (let("distance", self.visits.ahead[turn]), *operand)
+            for turn, operand in enumerate([(self.k, k_start, self.depth), (self.v, v_start, self.width)])
+        ]
 
         def ahead(row: Expr, key: Expr) -> None:
-            with when(distance != 0):
-                for view, start, size in ((self.k, k_start, self.depth), (self.v, v_start, self.width)):
-                    place = let("next", start + (key + distance) * self.frame.size(view.strides[1]) + row)
-                    for first in range(0, size, self.width):
-                        prefetch(self.frame.buffer(view.source), place + first, 1, 2)
+            for distance, view, start, size in turns:
+                count = -(-size // (LINE * parts)) * LINE
+                step = tirx.truncdiv(row, index(height)) * KEYS + key
+                first = let("first", tirx.truncmod(step, index(parts)) * count)
+                with when(tirx.And(distance != 0, first < size)):
+                    next_row = let("next_row", tirx.truncdiv(step, index(parts)) + distance)
+                    place = start + next_row * self.frame.size(view.strides[1]) + first
+                    prefetch(self.frame.buffer(view.source), place, count)
 
         return ahead
 
@@ -274,7 +288,7 @@ class Attention:
 
     def _keep_scores(self, row: Expr, column: Expr, sums: Expr) -> None:
         if self.cap:
-            sums = tanh(let("score", sums)) * self._constant_of(self.cap, sums)
+            sums = tanh(let("score", sums)) * self._constant_of(self.cap * self.unit, sums)
         store_vector(self.work, row * PANEL + column, sums)
 
     def _constant_of(self, value: float, like: Expr) -> Expr:
@@ -299,18 +313,22 @@ class Attention:
         tops = [let("top", self._fold(part)) for part in range(len(columns))]
         for part, column in enumerate(columns):
             fall = let("fall", load(self.work, state + column, self.lanes) - tops[part])
-            shrink = let("shrink", exp_nonpositive(fall))
+            shrink = let("shrink", self._power(fall))
             store_vector(self.work, state + column, tops[part])
             store_vector(self.work, state + 2 * PANEL + column, shrink)
             store(self.folds, self._part(part), load(self.work, state + PANEL + column, self.lanes) * shrink)
         with loop("key", keys) as key:
             for part, column in enumerate(columns):
                 place = let("place", key * PANEL + column)
-                power = let("power", exp_nonpositive(let("below", load(self.work, place, self.lanes) - tops[part])))
+                power = let("power", self._power(let("below", load(self.work, place, self.lanes) - tops[part])))
                 store_vector(self.work, place, power)
                 store(self.folds, self._part(part), self._fold(part) + power)
         for part, column in enumerate(columns):
             store_vector(self.work, state + PANEL + column, self._fold(part))
+
+    def _power(self, score: Expr) -> Expr:
+        """e^score, whatever its unit, of one that is not above 0."""
+        return exp2_nonpositive(score) if self.in_octaves else exp_nonpositive(score)
 
     def _finish(self, tile: Tile) -> None:
         """O^T / sum, transposed into the result."""
@@ -318,13 +336,8 @@ class Attention:
         for column in self._columns():
             total = let("total", load(self.work, shares + column, self.lanes))
             store_vector(self.work, shares + column, share_of(total))
-        with loop("lane", tile.count) as lane:
-            share = let("share", self.work[shares + lane])
-            row = let("row", tile.first + lane)
-            with loop("e", self.width) as e:
-                value = let("value", self.work[tile.at + self.sums + e * PANEL + lane] * share)
-                place = (tile.batch, row, tile.head, e)
-                self.frame.write(0, place, self.epilogue.apply(value, place, self.frame.read))
+        rows = ResultRows(self.frame, self.epilogue, self.width, self.lanes)
+        rows.write(self.work, tile, let("sums", tile.at + self.sums), shares)
 
     def _part(self, part: int) -> Expr:
         return lanes_at(part * self.lanes, self.lanes)

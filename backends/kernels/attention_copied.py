@@ -56,8 +56,6 @@ class CopiedAttention(attention.Attention):
 
     skips = False  # copies are of whole blocks
 
-    skips = False  # copies begin where their block does
-
     def __init__(self, frame: KernelFrame, anchor: Node) -> None:
         super().__init__(frame, anchor)
         self.tile = RegisterTile.of(frame.target, None)

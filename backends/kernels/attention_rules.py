@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nomul.backends.kernels.attention_tiles import Tile
 
 _TILE = 2 * PANEL  # where the numbers of the tile stand
+ROWS = 8  # keys that products take together
 SPANS = _TILE + 16  # a cache line for them
 
 Expr = Any
@@ -59,6 +60,12 @@ class HiddenKeys:
     def end(self, tile: Tile) -> Expr:
         """One behind the last key that a query of the tile sees."""
         return self.span.end(tile.first, None) if self.is_whole else self._number(tile, _TILE + 1)
+
+    def start(self, tile: Tile, block: Expr) -> Expr:
+        """The first key to compute of those from `block` on, some of which the tile sees."""
+        if not self.span.has_first:
+            return block
+        return let("start", tirx.max(block, tirx.bitwise_and(self._number(tile, _TILE), index(-ROWS))))
 
     def apply(self, work: Any, tile: Tile, start: Expr, keys: Expr, lanes: int) -> None:
         """Hide what is outside of the spans, where a block is not inside of all of them."""

@@ -74,7 +74,7 @@ class Visits:
 
     def __init__(self, frame: KernelFrame, hidden: HiddenKeys, tiles: Value | None, side: int) -> None:
         self.frame, self.hidden, self.tiles, self.side = frame, hidden, tiles, side
-        self.ahead = local("ahead", "int64", 1)  # from a block to the next; 0 once a tile has brought that near
+        self.ahead = local("ahead", "int64", 2)  # from a block to the next; 0 but for the first tile, and the second
         self._pending = local("pending", "int64", 1)  # the last block that is kept
         self._wanted = local("wanted", "int64", 1)
 
@@ -91,8 +91,10 @@ class Visits:
 
     def _block(self, group: Neighbours, start: Expr, ahead: Expr, work: Callable[[Tile, Expr], None]) -> None:
         store(self.ahead, 0, ahead)
+        store(self.ahead, 1, index(0))
         with group.each() as tile, self._where_seen(tile, start):
             work(tile, start)
+            store(self.ahead, 1, self.ahead[0])
             store(self.ahead, 0, index(0))
 
     def _kept(

@@ -12,6 +12,7 @@ from tvm.tirx.script import builder as T
 
 from nomul.backends import mathlib
 from nomul.backends.frame import KernelFrame, index_constant
+from nomul.backends.octaves import exp2_nonpositive
 from nomul.backends.registry import Built
 from nomul.backends.target import Target
 from nomul.ir import numerics
@@ -52,6 +53,13 @@ def ulps(got: np.ndarray, exact: np.ndarray) -> np.ndarray:
         same = (got == rounded) | (np.isnan(got) & np.isnan(rounded))
         error = np.abs(got.astype(np.longdouble) - exact) / np.spacing(np.abs(rounded)).astype(np.longdouble)
     return np.where(same, 0, np.where(np.isfinite(rounded) & np.isfinite(got), error, np.inf)).astype(np.float64)
+
+
+def test_powers_of_two() -> None:
+    edges = [-1e-30, -0.0, -126.5, -1e9, -3.4e38, -np.inf]
+    x = padded(np.concatenate([np.linspace(-126, 0, 60001), edges]).astype(np.float32))
+    got = compiled(exp2_nonpositive, 1, level("v3"))(x)[0]
+    assert ulps(got, np.where(x < -126, 0, np.exp2(x.astype(np.float64)))).max() <= 4
 
 
 FUNCTIONS: dict[str, tuple[Callable, Callable]] = {
