@@ -203,8 +203,7 @@ class _Few:
             store(self.work, row * KEYS + self.scores + key, tirx.FloatImm("float32", float("-inf")))
 
     def _restored(self, score: Expr, key: Expr, own: Expr) -> Expr:
-        """A score of what a product is; keys that are stored with scales say otherwise."""
-        return score
+        return score  # keys that are stored with scales multiply it by them
 
     def _dots(self, base: Expr, rows: list[Expr]) -> list[Expr]:
         """Products of one key with some rows: whole vectors, then the elements behind them."""
@@ -216,17 +215,13 @@ class _Few:
             element = bind(load(keys, base + d, self.lanes))
             for i, row in enumerate(rows):
                 self._add(i, element, load(self.work, d + row * self.depth, self.lanes))
-        sums = self.sums_of_registers(len(rows))
+        sums = [bind(sum_of_lanes(self._register(i))) for i in range(len(rows))]
         for d in range(whole, self.depth):
             element = bind(keys[base + d])
             sums = [
                 bind(fma(element, self.work[row * self.depth + d], sum)) for row, sum in zip(rows, sums, strict=True)
             ]
         return sums
-
-    def sums_of_registers(self, count: int) -> list[Expr]:
-        """The first registers, lanes added up."""
-        return [bind(_sum_of_lanes(self._register(i))) for i in range(count)]
 
     def _masked(self, score: Expr, row: Expr, key: Expr) -> Expr:
         query, head = self._place(row)
@@ -258,7 +253,7 @@ class _Few:
             below = bind(load(self.work, place, self.lanes) - spread(top, self.lanes))
             powers.append(bind(exp_nonpositive(below)))
             store_vector(self.work, place, powers[-1])
-        total = _sum_of_lanes(_fold(powers, operator.add))
+        total = sum_of_lanes(_fold(powers, operator.add))
         store(self.work, state, top)
         store(self.work, state + 1, fma(bind(self.work[state + 1]), shrink, total))
         store(self.work, state + 2, shrink)
@@ -298,8 +293,7 @@ class _Few:
         """Sums / total; a row that has seen nothing gives 0."""
         query, head = self._place(row)
         share = attention.share_of(bind(self.work[self._state(row) + 1]))
-        whole = self.width // self.lanes * self.lanes
-        for span, lanes in ((range(0, whole, self.lanes), self.lanes), (range(whole, self.width), 1)):
+        for span, lanes in self.pieces():
             with loop("piece", len(span)) as piece:
                 e = let("e", piece * lanes + span.start)
                 value = bind(load(self.work, row * self.width + self.sums + e, lanes) * spread(share, lanes))
@@ -307,6 +301,11 @@ class _Few:
                 self.frame.write(0, place, self.epilogue.apply(value, place, self.frame.read))
 
     # -- small things ------------------------------------------------------------------------------------------
+    def pieces(self) -> tuple[tuple[range, int], ...]:
+        """Vectors that cover a row of sums, and their lanes."""
+        whole = self.width // self.lanes * self.lanes
+        return (range(0, whole, self.lanes), self.lanes), (range(whole, self.width), 1)
+
     def _at(self, view: View, batch: Expr, token: Expr, head: Expr, element: Expr | int) -> Expr:
         """Flat place of an element of an operand."""
         size = self.frame.size
@@ -343,24 +342,26 @@ class Parts(_Few):
         start = let("start", self.part * chunk)
         return let("begin", tirx.max(first, start)), let("seen", tirx.min(end, start + chunk))
 
+    def shrink_sums(self) -> None:
+        """Of all rows, by how much their maximum has risen."""
+        for span, lanes in self.pieces():
+            with loop("row", self.all_rows) as row, loop("piece", len(span)) as piece:
+                place = let("place", row * self.width + self.sums + piece * lanes + span.start)
+                shrink = spread(self.work[self._state(row) + 2], lanes)
+                store_vector(self.work, place, load(self.work, place, lanes) * shrink)
+
     def _weigh(self, first: Expr, count: Expr) -> None:
         """Values of several heads in the order of memory: sums stay in the cache, where registers have no room."""
         if self.together == 1:
             super()._weigh(first, count)
             return
-        whole = self.width // self.lanes * self.lanes
-        pieces = ((range(0, whole, self.lanes), self.lanes), (range(whole, self.width), 1))
-        for span, lanes in pieces:
-            with loop("row", self.all_rows) as row, loop("piece", len(span)) as piece:
-                place = let("place", row * self.width + self.sums + piece * lanes + span.start)
-                shrink = spread(self.work[self._state(row) + 2], lanes)
-                store_vector(self.work, place, load(self.work, place, lanes) * shrink)
+        self.shrink_sums()
         values = self.frame.buffer(self.v.source)
         with loop("key", count) as key, loop("own", self.together) as own:
             base = let("v_base", self._at(self.v, self.batch, first + key, self.first_head + own, 0))
             for rows in self._groups(own):
                 weights = [bind(self.work[row * KEYS + self.scores + key]) for row in rows]
-                for span, lanes in pieces:
+                for span, lanes in self.pieces():
                     with loop("piece", len(span)) as piece:
                         e = let("e", piece * lanes + span.start)
                         element = bind(load(values, base + e, lanes))
@@ -372,8 +373,7 @@ class Parts(_Few):
     def _finish(self, row: Expr) -> None:
         query, head = self._place(row)
         lead = (self.batch, self.part, query, head)
-        whole = self.width // self.lanes * self.lanes
-        for span, lanes in ((range(0, whole, self.lanes), self.lanes), (range(whole, self.width), 1)):
+        for span, lanes in self.pieces():
             with loop("piece", len(span)) as piece:
                 e = let("e", piece * lanes + span.start)
                 sums = bind(load(self.work, row * self.width + self.sums + e, lanes))
@@ -396,5 +396,5 @@ def _fold_lanes(vector: Expr, combine: Callable[[Expr, Expr], Expr]) -> Expr:
     return vector
 
 
-def _sum_of_lanes(vector: Expr) -> Expr:
+def sum_of_lanes(vector: Expr) -> Expr:
     return _fold_lanes(vector, operator.add)

@@ -6,7 +6,8 @@ its weight. Two codes of a byte are elements of the two halves of a vector, so t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from functools import reduce
 from typing import Any
 
 from tvm import tirx
@@ -16,16 +17,17 @@ from nomul.backends.expressions import bind, fma
 from nomul.backends.frame import KernelFrame
 from nomul.backends.group import Group
 from nomul.backends.kernels import attention
-from nomul.backends.kernels.attention_few import KEYS, Parts, built_parts, refused_rows
+from nomul.backends.kernels.attention_few import KEYS, Parts, built_parts, refused_rows, sum_of_lanes
 from nomul.backends.registry import Built, kernel
 from nomul.backends.target import Target
-from nomul.backends.tir.body import let, local, loop, store
-from nomul.backends.tir.vectors import load, prefetch, spread, store_vector, zeros
+from nomul.backends.tir.body import index, let, loop
+from nomul.backends.tir.vectors import load, prefetch, spread, store_vector
 from nomul.ir.graph import Node
 from nomul.ir.types import DType
 from nomul.ir.views import View
 
-_CELLS = 8  # vectors of sums in registers
+_TOGETHER = 4  # keys whose values are added at a time
+_CHAINS = 4  # independent sums of one product
 _NIBBLE = 8  # what is added to a code of four bits
 
 Expr = Any
@@ -58,24 +60,24 @@ class StoredParts(Parts):
         assert k is not None and k_scale is not None and v_scale is not None
         self.halves, self._k_scale, self._v_scale = 2 if k.dtype is DType.U8 else 1, k_scale, v_scale
 
-    def emit(self) -> None:
-        self._cells = local("cells", "float32", _CELLS * self.lanes)
-        super().emit()
-
     def _restored(self, score: Expr, key: Expr, own: Expr) -> Expr:
+        values = let("values", self._at(self.v, self.batch, key, self.first_head + own, 0))
+        prefetch(self.frame.buffer(self.v.source), values, self.width // self.halves, 2)
         return bind(score * self.frame.read(self._k_scale, (self.batch, key, self.first_head + own)))
 
     def _dots(self, base: Expr, rows: list[Expr]) -> list[Expr]:
-        for i in range(len(rows)):
-            store(self.registers, self._part(i), zeros(self.lanes))
+        """Products of one key with some rows, all vectors of it side by side: few enough for registers."""
         bytes = self.depth // self.halves
         whole = bytes // self.lanes * self.lanes
-        with loop("d", whole // self.lanes) as piece:
-            d = let("d", piece * self.lanes)
+        products: list[list[Expr]] = [[] for _ in rows]
+        for d in range(0, whole, self.lanes):
             for offset, element in self._codes(self.k, base + d, bytes, self.lanes):
-                for i, row in enumerate(rows):
-                    self._add(i, element, load(self.work, d + row * self.depth + offset, self.lanes))
-        sums = self.sums_of_registers(len(rows))
+                for row, parts in zip(rows, products, strict=True):
+                    query = load(self.work, row * self.depth + (d + offset), self.lanes)
+                    at_once = len(parts) < _CHAINS
+                    parts.append(bind(element * query if at_once else fma(element, query, parts[-_CHAINS])))
+        zero = tirx.FloatImm("float32", 0.0)
+        sums = [sum_of_lanes(reduce(operator.add, parts[-_CHAINS:])) if parts else zero for parts in products]
         for d in range(whole, bytes):
             for offset, element in self._codes(self.k, base + d, bytes, 1):
                 queries = [self.work[row * self.depth + (d + offset)] for row in rows]
@@ -94,50 +96,45 @@ class StoredParts(Parts):
         return [(bytes * i, bind(tirx.Cast(kind, bind(nibble - bias)))) for i, nibble in enumerate(nibbles)]
 
     def _weigh(self, first: Expr, count: Expr) -> None:
-        """A head at a time: the block's values of all heads are in the cache once the first has been read."""
-        with loop("key", count) as key, loop("own", self.together) as own:
-            values = let("values", self._at(self.v, self.batch, first + key, self.first_head + own, 0))
-            prefetch(self.frame.buffer(self.v.source), values, self.width // self.halves, 2)
-            scale = bind(self.frame.read(self._v_scale, (self.batch, first + key, self.first_head + own)))
-            with loop("row", self.rows) as row:
-                place = let("place", (own * self.rows + row) * KEYS + self.scores + key)
-                store(self.work, place, self.work[place] * scale)
+        """In the order of memory, a few keys at a time, for which a sum is loaded and stored once."""
+        self.shrink_sums()
+        whole = let("whole", tirx.truncdiv(count, index(_TOGETHER)))
+        with loop("keys", whole) as keys:
+            self._add_values(first, let("key", keys * _TOGETHER), _TOGETHER)
+        with loop("key", count - whole * _TOGETHER, whole * _TOGETHER) as key:
+            self._add_values(first, key, 1)
+
+    def _add_values(self, first: Expr, key: Expr, count: int) -> None:
+        """Sums of all rows grow by the values of `count` keys. key: of the block that begins with key `first`."""
         bytes = self.width // self.halves
         whole = bytes // self.lanes * self.lanes
         with loop("own", self.together) as own:
-            base = let("v_base", self._at(self.v, self.batch, first, self.first_head + own, 0))
+            head, keys = let("v_head", self.first_head + own), [let("v_key", first + key + i) for i in range(count)]
+            bases = [let("v_base", self._at(self.v, self.batch, place, head, 0)) for place in keys]
+            scales = [bind(self.frame.read(self._v_scale, (self.batch, place, head))) for place in keys]
+            for place in keys:
+                next_row = let("next_row", self._at(self.k, self.batch, place + KEYS, head, 0))
+                prefetch(self.frame.buffer(self.k.source), next_row, self.depth // self.halves, 2)
             for rows in self._groups(own):
-                columns = max(1, _CELLS // (2 * len(rows) * self.halves))
-                wide = whole // (columns * self.lanes) * (columns * self.lanes)
-                for span, lanes in (
-                    (range(0, wide, columns * self.lanes), self.lanes),
-                    (range(wide, whole, self.lanes), self.lanes),
-                    (range(whole, bytes), 1),
-                ):
-                    self._weigh_bytes(base, count, rows, span, lanes)
+                weights = [
+                    [bind(self.work[row * KEYS + self.scores + key + i] * scale) for i, scale in enumerate(scales)]
+                    for row in rows
+                ]
+                for span, lanes in ((range(0, whole, self.lanes), self.lanes), (range(whole, bytes), 1)):
+                    with loop("piece", len(span)) as piece:
+                        e = let("e", piece * lanes + span.start)
+                        codes = [self._codes(self.v, base + e, bytes, lanes) for base in bases]
+                        self._add_codes(e, codes, rows, weights)
 
-    def _weigh_bytes(self, base: Expr, count: Expr, rows: list[Expr], span: range, lanes: int) -> None:
-        """Some bytes of the values for some rows, in steps of the span, which are vectors of `lanes` side by side."""
-        bytes, stride = self.width // self.halves, self.frame.size(self.v.strides[1])
-        columns = range(0, span.step, lanes)
-        with loop("piece", len(span)) as piece:
-            e = let("e", piece * span.step + span.start)
-            cells = list(self._places(rows, e, columns, bytes))
-            for i, (row, _, place) in enumerate(cells):
-                shrink = spread(self.work[self._state(row) + 2], lanes)
-                store(self._cells, self._part(i, lanes), load(self.work, place, lanes) * shrink)
-            with loop("key", count) as key:
-                start = let("start", base + key * stride + e)
-                codes = [code for c in columns for _, code in self._codes(self.v, start + c, bytes, lanes)]
-                for i, (row, number, _) in enumerate(cells):
-                    weight = spread(self.work[row * KEYS + self.scores + key], lanes)
-                    sums = tirx.BufferLoad(self._cells, [self._part(i, lanes)])
-                    store(self._cells, self._part(i, lanes), fma(codes[number], weight, sums))
-            for i, (_, _, place) in enumerate(cells):
-                store_vector(self.work, place, tirx.BufferLoad(self._cells, [self._part(i, lanes)]))
-
-    def _places(self, rows: list[Expr], e: Expr, columns: range, bytes: int) -> Iterator[tuple[Expr, int, Expr]]:
-        """(row, number of its vector of codes, where its sums stand)."""
-        for row in rows:
-            for number, offset in enumerate(c + bytes * half for c in columns for half in range(self.halves)):
-                yield row, number, let("place", row * self.width + self.sums + e + offset)
+    def _add_codes(
+        self, e: Expr, codes: list[list[tuple[int, Expr]]], rows: list[Expr], weights: list[list[Expr]]
+    ) -> None:
+        """Codes of some keys at the same place times each row's weights."""
+        for of_keys in zip(*codes, strict=True):
+            offset, lanes = of_keys[0][0], int(of_keys[0][1].ty.dtype.lanes)
+            for row, of_row in zip(rows, weights, strict=True):
+                place = let("place", row * self.width + self.sums + e + offset)
+                total = load(self.work, place, lanes)
+                for (_, code), weight in zip(of_keys, of_row, strict=True):
+                    total = bind(fma(code, spread(weight, lanes), total))
+                store_vector(self.work, place, total)
