@@ -110,6 +110,40 @@ def test_roles_and_fallbacks() -> None:
     assert encodings == ["ternary<planes=2, group=64>", "ternary<planes=2, group=32>", "int8"]  # 128 does not fit; head
 
 
+class Words(torch.nn.Module):
+    """Two tables of embeddings, a layer, and a head that shares its weights with one of them where it is tied."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.words, self.kinds = torch.nn.Embedding(20, 32), torch.nn.Embedding(3, 32)
+        self.layer, self.head = torch.nn.Linear(32, 32), torch.nn.Linear(32, 20, bias=False)
+        if tied:
+            self.head.weight = self.words.weight
+
+    def forward(self, ids: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.layer(self.words(ids) + self.kinds(kinds))))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_embeddings_train_as_they_will_be_stored(tied: bool) -> None:
+    ids, kinds = torch.arange(12).reshape(2, 6), torch.tensor([[0, 1, 2, 0, 1, 2]] * 2)
+    module = nomul.qat.prepare(Words(tied), {"kinds": "f32", "*": "ternary<group=16>", "embeddings": "int4<group=16>"})
+    optimiser = torch.optim.Adam(module.parameters(), 0.01)
+    for _ in range(3):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(module.train()(ids, kinds).flatten(0, 1), ids.flatten()).backward()
+        optimiser.step()
+    stored = lower(module.eval(), (ids, kinds), until="encode")
+    found = {w.name: str(w.type.encoding) for w in stored.weights.values() if w.type.encoding is not None}
+    others = {} if tied else {"words.weight": "int4<group=16>", "head.weight": "ternary<group=16>"}
+    assert found == {"layer.weight": "ternary<group=16>", **others}
+    with torch.no_grad():
+        expected = module(ids, kinds).numpy()
+    np.testing.assert_allclose(interpreter.run(stored, ids.numpy(), kinds.numpy())[0], expected, rtol=1e-4, atol=1e-4)
+    if not tied:
+        np.testing.assert_array_equal(stored.weights["words.weight"].array(), module.words.weight.detach().numpy())
+
+
 def test_ternary_weights_have_a_residual_that_fades() -> None:
     schedule = Schedule(100)
     seen = []

@@ -10,7 +10,7 @@ from nomul.frontend.torch.qat.prepare import Trained
 from nomul.ir.graph import Module, Weight
 from nomul.ir.types import Tensor
 from nomul.passes.graph_tools import exchange
-from nomul.passes.layers import refusal
+from nomul.passes.layers import ENCODABLE, refusal
 
 
 def store_trained(module: Module, trained: Mapping[str, Trained]) -> Module:
@@ -22,7 +22,8 @@ def store_trained(module: Module, trained: Mapping[str, Trained]) -> Module:
             warnings.warn(f"@{name} stays f32, not {given.encoding}: {reason}", NomulWarning, stacklevel=4)
             continue
         for node, _ in weight.users:
-            node.attrs |= {"act": given.act, "act_levels": given.levels}
+            if node.op in ENCODABLE:
+                node.attrs |= {"act": given.act, "act_levels": given.levels}
         twin = Weight(name, Tensor(weight.dtype, weight.shape, given.encoding), given.fields)
         exchange(module, weight, twin)
     return module

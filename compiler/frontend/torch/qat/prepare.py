@@ -18,7 +18,7 @@ from nomul.frontend.torch.qat.schedule import Schedule
 from nomul.ir.encodings import Encoding
 from nomul.ir.errors import NomulError
 from nomul.ir.quantise import LEVELS
-from nomul.passes.choice import PLAIN, Recipe, unmatched
+from nomul.passes.choice import PLAIN, TABLE, Recipe, unmatched
 from nomul.passes.fallback import fitting
 from nomul.passes.fit import Fields
 
@@ -44,8 +44,8 @@ def prepare_module(module: torch.nn.Module, recipe: Recipe, steps: int) -> torch
         raise NomulError("NM009", "attention is not exchanged for training", help="give these rules to nomul.compile")
     if any(rule.act == "i8-static" for rule in recipe.rules):
         raise NomulError("NM009", 'act = "i8-static" cannot be trained', help='act = "i8" has a scale for each row')
-    layers = dict(_layers(module))
-    names = [name for path in layers for name in (value_name(f"{path}.{WEIGHT}"), path)]
+    layers, tables = dict(_layers(module)), dict(_tables(module))
+    names = [name for path in (*layers, *tables) for name in _names(path)]
     problems = unmatched(recipe.rules, names)
     if problems:
         raise NomulError.many(problems)
@@ -54,23 +54,45 @@ def prepare_module(module: torch.nn.Module, recipe: Recipe, steps: int) -> torch
     for path, layer in layers.items():
         is_head = len(layers) > 1 and [path] == linear[-1:]
         roles = [*(["head"] if is_head else []), "linear" if path in linear else "conv"]
-        rule = recipe.rule_of([value_name(f"{path}.{WEIGHT}"), path], roles)
+        rule = recipe.rule_of(_names(path), roles)
         encoding = fitting(rule.encoding, tuple(layer.weight.shape))[0] if rule and rule.encoding else None
         if rule is None or encoding is None:
             continue
         parametrize.register_parametrization(layer, WEIGHT, fake_of(encoding, schedule))
         if rule.act == EightBitInput.act:
             layer.register_forward_pre_hook(EightBitInput(rule.levels))
+    for path, table in tables.items():
+        rule = recipe.rule_of(_names(path), TABLE)
+        encoding = fitting(rule.encoding, tuple(table.weight.shape))[0] if rule and rule.encoding else None
+        if encoding is not None:
+            parametrize.register_parametrization(table, WEIGHT, fake_of(encoding, schedule))
     module.register_forward_pre_hook(schedule)
     return module
 
 
+def _names(path: str) -> list[str]:
+    """What a recipe may call the weight of a module."""
+    return [value_name(f"{path}.{WEIGHT}"), path]
+
+
 def _layers(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """Linear layers and convolutions without groups whose weights nobody else uses, and no other parametrization."""
+    for path, sub in _alone(module, torch.nn.Linear | torch.nn.Conv2d):
+        if isinstance(sub, torch.nn.Linear) or sub.groups == 1:
+            yield path, sub
+
+
+def _tables(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    """Embeddings likewise, but for those that change while they are read, or have sparse gradients."""
+    for path, sub in _alone(module, torch.nn.Embedding):
+        if sub.max_norm is None and not sub.sparse:
+            yield path, sub
+
+
+def _alone(module: torch.nn.Module, kind: Any) -> Iterator[tuple[str, Any]]:
     uses = Counter(id(p) for sub in module.modules() for p in sub.parameters(recurse=False))
     for path, sub in module.named_modules():
-        is_layer = isinstance(sub, torch.nn.Linear) or (isinstance(sub, torch.nn.Conv2d) and sub.groups == 1)
-        if is_layer and not parametrize.is_parametrized(sub) and uses[id(sub.weight)] == 1:
+        if isinstance(sub, kind) and not parametrize.is_parametrized(sub) and uses[id(sub.weight)] == 1:
             yield path, sub
 
 
