@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from cases import Case, numbers
-from cases_delta import DELTA
+from cases_states import STATES
 
 TOKENS = 6
 Q, K, V = numbers(2, TOKENS, 3, 4), numbers(2, TOKENS, 3, 4, seed=1), numbers(2, TOKENS, 3, 5, seed=2)
@@ -183,43 +183,6 @@ def linear(name: str, causal: bool) -> Case:
     return Case("nn.linear_attention", [Q, FEW_K, FEW_V], expected, attrs, 1e-3 if name == "identity" else 1e-5)
 
 
-DECAY = -numbers(2, TOKENS, 3, 4, low=0.0, high=1.0)
-
-
-def gated(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    """sum over j <= i of q_i . (k_j exp(g_{j+1} + ... + g_i)) v_j."""
-    rows = []
-    for i in range(TOKENS):
-        row = torch.zeros(v.shape[1], dtype=torch.float64)
-        for j in range(i + 1):
-            row += (q[i] * k[j] * torch.exp(g[j + 1 : i + 1].sum(0))).sum() * v[j]
-        rows.append(row)
-    return torch.stack(rows)
-
-
-def gated_case() -> Case:
-    expected = np.stack(
-        [np.stack([gated(*(t(x[b, :, h]) for x in (Q, K, V, DECAY))) for h in range(3)], 1) for b in range(2)]
-    )
-    return Case(
-        "nn.linear_attention", [Q, K, V, DECAY], expected.astype(np.float32), {"causal": True, "normalise": False}, 1e-5
-    )
-
-
-LIGER_Q, LIGER_K = numbers(2, TOKENS, 3, 4, seed=8), numbers(2, TOKENS, 3, 4, seed=9)
-
-
-def liger() -> np.ndarray:
-    result = np.zeros((2, TOKENS, 3, 5))
-    near = torch.tril(torch.ones(TOKENS, TOKENS)).triu(-2) > 0
-    for b, h in BATCH_HEADS:
-        q, k, v, g, q_turned, k_turned = (t(x[b, :, h]) for x in (Q, K, V, DECAY, LIGER_Q, LIGER_K))
-        scores = (q_turned @ k_turned.T * 0.5).masked_fill(~near, -torch.inf)
-        slow = gated(torch.softmax(q, -1), torch.softmax(k, -1), v, g)
-        result[b, :, h] = 0.5 * slow + 0.5 * torch.softmax(scores, -1) @ v
-    return result.astype(np.float32)
-
-
 HEDGEHOG = numbers(3, 4, 3)
 
 
@@ -384,7 +347,7 @@ def kolmogorov(q, k, v, h):  # type: ignore[no-untyped-def]
 CASES = [
     *SOFTMAX,
     byte_case(),
-    *DELTA,
+    *STATES,
     rounded_case(),
     bf16_case(),
     stored_case("i8", 127),
@@ -396,8 +359,6 @@ CASES = [
     Case("nn.rotary", [Q, np.cos(ANGLES), np.sin(ANGLES)], rotary(False)),
     Case("nn.rotary", [Q, np.cos(ANGLES), np.sin(ANGLES)], rotary(True), {"interleaved": True}),
     *(linear(name, causal) for name in MAPS for causal in (False, True)),
-    gated_case(),
-    Case("nn.liger_attention", [Q, K, V, LIGER_Q, LIGER_K, DECAY], liger(), {"scale": 0.5, "window": 3}, 1e-5),
     *(Case("nn.hedgehog_map", [Q, HEDGEHOG], hedgehog(form), {"form": form}) for form in ("softmax", "exp")),
     Case("nn.inline_attention", [Q, K, V], heads(inline), {"scale": 0.5}, 1e-5),
     Case("nn.inline_attention", [Q, K, V, LOCAL], inline_local(), {"scale": 0.5, "width": 3}, 1e-5),
