@@ -9,7 +9,7 @@ from nomul.ir.dim import Dim, product
 from nomul.ir.graph import Node, Value
 from nomul.passes.contraction import Contraction, Reader, fitted, fitted_product, leaf, multiplied
 from nomul.passes.contraction_axes import Axes, Label, aligned, expanded, merged, reduced, regrouped
-from nomul.passes.graph_tools import number
+from nomul.passes.graph_tools import number, produced_by
 
 MOST_TERMS = 8  # longer sums are none that a rule looks for
 
@@ -105,7 +105,9 @@ class _SumReader(Reader[Sum]):
         return [_product(first, second, axes) for first, second in pairs]
 
     def _divide(self, node: Node) -> Sum | None:
-        given = number(node.args[1])
+        given, count = number(node.args[1]), _count(node.args[1])
+        if count is not None:
+            return [replace(term, counts=(*term.counts, count)) for term in self.read(node.args[0])]
         return _scaled(self.read(node.args[0]), 1 / given) if given else None
 
     # -- sums ----------------------------------------------------------------------------------------------------
@@ -128,6 +130,13 @@ class _SumReader(Reader[Sum]):
 
 def _over(terms: Sum, axes: Axes) -> Sum:
     return [replace(term, axes=axes) for term in terms]
+
+
+def _count(value: Value | None) -> Dim | None:
+    """The size that a value is, or None."""
+    cast = produced_by(value, "ew.cast")
+    size = produced_by(cast.args[0] if cast else value, "make.size")
+    return size.attrs["size"] if size else None
 
 
 def _scaled(terms: Sum, factor: float) -> Sum:

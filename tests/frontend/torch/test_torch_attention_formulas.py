@@ -218,6 +218,13 @@ def test_inline(formula: Formula, options: dict[str, Any]) -> None:
     same(module, model, inputs, tolerance=1e-4)
 
 
+def test_inline_of_any_number_of_tokens() -> None:
+    model, inputs = Block(inline_by_sums).eval(), (torch.randn(2, 11, WIDTH),)
+    module = fused(model, inputs, **DYNAMIC)
+    assert ops_of(module) == ["nn.linear", "nn.inline_attention", "nn.linear"]
+    same(module, model, (torch.randn(1, 7, WIDTH),), tolerance=1e-4)
+
+
 class InlineBlock(torch.nn.Module):  # type: ignore[misc, name-defined]
     """As its authors' Swin has it, with the neighbours in the image by kernels that the mean token gives."""
 
