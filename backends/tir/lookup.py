@@ -21,7 +21,7 @@ from nomul.backends.target import Target
 from nomul.backends.tir.body import index, let, local, loop, store
 from nomul.backends.tir.dot import pair_sums
 from nomul.backends.tir.gemm import Rows
-from nomul.backends.tir.lookup_indices import Chunk, IndexReader
+from nomul.backends.tir.lookup_indices import Chunk, IndexReader, words_ahead
 from nomul.backends.tir.lookup_tables import BiasedRow, Sums, WordTables
 from nomul.backends.tir.lookup_word import WordLookup, has_word_tables
 from nomul.backends.tir.vectors import lanes_at, load, spread, store_vector
@@ -30,10 +30,6 @@ Expr = Any
 FEW = 8  # rows of which each reads the words: from memory that is quicker than to unpack indices for all
 HEIGHT = 4  # rows that share an unpacked index
 _VECTORS = 4  # of words side by side
-_NEAR = (
-    16 * 1024
-)  # bytes of a group's tables that stay in the first-level cache: then the machine fetches words by itself,
-_AHEAD = 8192  # else they are fetched so far ahead of their use (words)
 Sink = Callable[[Expr, Expr, Expr], None]  # (row, column in the tile, int32 sums of that column and those behind)
 
 
@@ -45,7 +41,7 @@ class LookupTile:
     def __init__(self, target: Target, order: Order, data: Any, tables: WordTables, row: BiasedRow, sums: Sums) -> None:
         self._order, self._tables = order, tables
         self._row, self._table_sums = row, sums
-        self._ahead = _AHEAD if order.indices * ENTRIES * 2 > _NEAR else None
+        self._ahead = words_ahead(order)
         self._look_up = WordLookup(target, tables.buffer)
         self.lanes = self._look_up.lanes
         self._count = min(_VECTORS, TILE // self.lanes)

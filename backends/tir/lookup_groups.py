@@ -40,7 +40,7 @@ class GroupSums:
         is_whole = order.indices <= limit
         self._most = (order.units, order.tail) if is_whole else (self._units, 0)
         size = (self._most[0] * INDICES + self._most[1]) * TILE * 2
-        self.tiles = max(1, min(MOST_TILES, _PANEL // size))
+        self.tiles = max(1, min(MOST_TILES, order.strip, _PANEL // size))
         size = max(self.tiles * rows, order.strip * min(rows, FEW)) * TILE
         self._sums = scratch.region("float32", size)
         self._wide = None if is_whole else scratch.region("int32", size)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm import tirx
 
-from nomul.backends.layouts.lut32 import INDICES, TILE, WORDS
+from nomul.backends.layouts.lut32 import ENTRIES, INDICES, TILE, WORDS, Order
 from nomul.backends.tir.body import let, local, loop, store
 from nomul.backends.tir.vectors import lanes_at, load, prefetch, spread
 
@@ -19,6 +19,15 @@ Expr = Any
 USES = ("avx512vbmi2",)  # features that kernels made of this look at
 # (number of the index in its unit, or behind the units; uint16 vectors with the index in their lowest five bits)
 Use = Callable[[Expr, list[Expr]], None]
+
+
+_NEAR = 16 * 1024  # bytes of a group's tables that stay in the first-level cache
+_AHEAD = 8192  # words
+
+
+def words_ahead(order: Order) -> int | None:
+    """How far ahead of their use one row fetches words; None: the machine does by itself, where reads are in order."""
+    return None if order.planes == 1 and order.indices * ENTRIES * 2 <= _NEAR else _AHEAD
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from nomul.backends.frame import KernelFrame
 from nomul.backends.layouts.lut32 import TILE, Order
 from nomul.backends.storage import from_storage, storage_type
 from nomul.backends.tir.body import buffer_at, index, let, loop
+from nomul.backends.tir.lookup_indices import words_ahead
 from nomul.backends.tir.lookup_tables import GroupTotals
 from nomul.backends.tir.scratch import Scratch
-from nomul.backends.tir.vectors import load, spread, store_vector
+from nomul.backends.tir.vectors import load, prefetch, spread, store_vector
 from nomul.ir.types import DType
 
 Expr = Any
@@ -68,7 +69,11 @@ class RunScales:
         them from scratch."""
         if stored is None:
             return load(self._region.buffer, column + self._region.start, lanes)
-        return self._read(stored, tirx.bitwise_and(column, index(TILE - 1)), lanes)
+        words, inside = words_ahead(self._order), tirx.bitwise_and(column, index(TILE - 1))
+        if words is not None:
+            place = tirx.truncdiv(stored + 2 * words, index(self._order.scale_bytes)) + inside
+            prefetch(self._stored, place, 1, cache=2)
+        return self._read(stored, inside, lanes)
 
     def _read(self, start: Expr, column: Expr, lanes: int) -> Expr:
         first = tirx.truncdiv(start, index(self._order.scale_bytes))
