@@ -14,7 +14,7 @@ _{symbol}:
 .globl {symbol}
 .hidden {symbol}
 .type {symbol},%object
-.p2align 6
+.p2align {bits}
 {symbol}:
 #endif
 .incbin "{file}"
@@ -24,6 +24,14 @@ _{symbol}:
 """
 
 
-def embedded(symbol: str, file: str) -> str:
-    """Source for the C preprocessor and any assembler; the bytes of the file stand at `symbol`, aligned for vectors."""
-    return _ASSEMBLY.format(symbol=symbol, file=file)
+_VECTOR_BITS, _HUGE_PAGE_BITS = 6, 21
+_LARGE = 32 << 20  # bytes; smaller ones stay in a cache
+
+
+def embedded(symbol: str, file: str, size: int = 0) -> str:
+    """Source for the C preprocessor and any assembler; the bytes of the file stand at `symbol`, aligned for vectors.
+
+    size: of the file, where it may be large: then it begins at a multiple of 2 MiB in ELF files and in memory, so that
+    Linux can map it by huge pages, through which memory is read faster."""
+    bits = _HUGE_PAGE_BITS if size >= _LARGE else _VECTOR_BITS
+    return _ASSEMBLY.format(symbol=symbol, file=file, bits=bits)

@@ -28,6 +28,7 @@ LARGEST_EMBEDDED = 2**30  # bytes of weights; larger ones go into a file of thei
 LARGEST_REACHABLE = 2**31 - 2**24  # code reaches its data within 2 GiB, on x86-64 and RISC-V
 WeightsPlace = Literal["auto", "embedded", "external"]
 WEIGHTS_ASSEMBLY = embedded("nm_weights", "weights.bin")
+_PIECE = 8 << 20  # bytes written at a time: file systems keep what came in one piece in huge pages
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _compile(
         file.writelines((image.header, image.payload))
     sources = ["model.c"]
     if not external:
-        (folder / "weights.S").write_text(WEIGHTS_ASSEMBLY)
+        (folder / "weights.S").write_text(embedded("nm_weights", "weights.bin", image.size))
         sources.append("weights.S")
     return (*objects, *(compile_source(source, triple, flags, folder) for source in sources))
 
@@ -146,7 +147,8 @@ def place_file(source: Path, output: Path, executable: bool = False) -> None:
     with NamedTemporaryFile(dir=output.parent, prefix=f".{output.name}.", delete=False) as temporary:
         path = Path(temporary.name)
     try:
-        shutil.copyfile(source, path)
+        with source.open("rb") as given, path.open("wb") as file:
+            shutil.copyfileobj(given, file, _PIECE)
         path.chmod((0o777 if executable else 0o666) & ~_umask())
         path.replace(output)
     except BaseException:
