@@ -49,6 +49,8 @@ class Attention(PatternRule):
             g.ew.add(g.ew.add(scores, mask), second),
             g.ew.where(mask, scores, hidden),
             g.ew.where(mask, hidden, scores, bind="inverted"),
+            g.ew.where(second, g.ew.add(scores, mask), hidden),
+            g.ew.where(second, hidden, g.ew.add(scores, mask), bind="inverted"),
         )
         weights = g.cast(g.nn.softmax(masked, axis=-1))
         safe = g.any_of(weights, g.ew.where(g.ew.is_nan(weights), 0.0, weights))
@@ -142,6 +144,9 @@ def _mask(g: Rewriter, m: Match, to_tokens: _TokenMajor) -> Value | None:
     if m.mask is None:
         return None
     mask = to_tokens.mask(m.mask)
+    if m.hidden is not None and m.second is not None:
+        seen, parts = to_tokens.mask(m.second), (mask, m.hidden)
+        return g.ew.where(seen, *(parts if m.inverted is None else parts[::-1]))
     if m.hidden is not None:
         if m.inverted is not None:
             mask = g.ew.not_(mask)
