@@ -71,7 +71,7 @@ class Exchange:
 
 def sources_of(final: Module, module: Module) -> dict[str, tuple[str, ...]]:
     """The dense weights of `final` that are weights of `module`, one or several under each other, with their names."""
-    found = {}
+    found: dict[str, tuple[str, ...]] = {}
     for name, weight in final.weights.items():
         same = module.weights.get(name)
         if weight.type.encoding is None and weight.shape:
