@@ -110,13 +110,14 @@ class Encode(Pass):
             rule = self.recipe.rule_of(layer.names, layer.roles)
             if rule is None or rule.encoding is None:
                 continue
-            encoding, reason = (None, layer.reason) if layer.reason else encoding_of(rule.encoding, rule, layer)
+            shape = shape_of(layer.weight)
+            encoding, reason = (None, layer.reason) if layer.reason else encoding_of(rule, layer.roles, shape)
             if reason:
                 note_for_user(module, report, _outcome(layer, rule, encoding, reason))
                 problems += self._refusal(layer, rule, reason)
             if encoding is not None:
                 bias = bias_of(layer) if self.batches else None
-                plans.append(Plan(layer, with_inputs_of(rule, layer), encoding, bias))
+                plans.append(Plan(layer, with_inputs_of(rule, layer.roles, shape), encoding, bias))
         if problems:
             raise NomulError.many(problems)
         return plans

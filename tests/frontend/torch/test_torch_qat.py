@@ -189,6 +189,26 @@ def test_scales_of_bit_planes_are_trained() -> None:
     np.testing.assert_allclose(held.original2.grad[..., 0], [8, 8])
 
 
+@pytest.mark.parametrize(
+    ("rule", "encoding", "act"),
+    [
+        ({"weights": "ternary<group=16>", "act": "i8"}, "int8", "f32"),
+        ({"weights": "int4", "role": "depthwise", "act": "i8"}, "int4", "i8"),
+    ],
+)
+def test_depthwise_convolutions_train_as_recipes_store_them(rule: dict[str, str], encoding: str, act: str) -> None:
+    depthwise = torch.nn.Conv2d(8, 8, 3, groups=8, padding=1)
+    whole = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 1), depthwise, torch.nn.Flatten(), torch.nn.Linear(512, 8))
+    module = nomul.qat.prepare(whole, {"layers": [rule]})
+    train(module.train(), 3)
+    x = torch.randn(3, 4, 8, 8)
+    stored = lower(module.eval(), (x,), until="encode")
+    assert str(stored.weights["1.weight"].type.encoding) == encoding
+    assert stored.weights["1.weight"].users[0][0].attrs["act"] == act
+    np.testing.assert_array_equal(stored.weights["1.weight"].array(), depthwise.weight.detach().numpy())
+    close(interpreter.run(stored, x.numpy())[0], module, x)
+
+
 def test_tied_weights_and_grouped_convolutions_stay() -> None:
     class Tied(torch.nn.Module):
         def __init__(self) -> None:
@@ -199,7 +219,7 @@ def test_tied_weights_and_grouped_convolutions_stay() -> None:
 
     module = nomul.qat.prepare(Tied(), {"*": "int8"})
     assert not hasattr(module.head, "parametrizations") and hasattr(module.middle, "parametrizations")
-    grouped = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, groups=4), torch.nn.Linear(2, 2))
+    grouped = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, groups=2), torch.nn.Linear(2, 2))
     assert not hasattr(nomul.qat.prepare(grouped, {"*": "int8"})[0], "parametrizations")
 
 

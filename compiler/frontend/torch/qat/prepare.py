@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from nomul.ir.encodings import Encoding
 from nomul.ir.errors import NomulError
 from nomul.ir.quantise import LEVELS
 from nomul.passes.choice import PLAIN, TABLE, Recipe, unmatched
-from nomul.passes.fallback import fitting
+from nomul.passes.depthwise import ROLE as DEPTHWISE
+from nomul.passes.depthwise import encoding_of, with_inputs_of
 from nomul.passes.fit import Fields
 
 WEIGHT = "weight"
@@ -53,21 +54,23 @@ def prepare_module(module: torch.nn.Module, recipe: Recipe, steps: int) -> torch
     linear = [path for path, layer in layers.items() if isinstance(layer, torch.nn.Linear)]
     for path, layer in layers.items():
         is_head = len(layers) > 1 and [path] == linear[-1:]
-        roles = [*(["head"] if is_head else []), "linear" if path in linear else "conv"]
-        rule = recipe.rule_of(_names(path), roles)
-        encoding = fitting(rule.encoding, tuple(layer.weight.shape))[0] if rule and rule.encoding else None
-        if rule is None or encoding is None:
-            continue
-        parametrize.register_parametrization(layer, WEIGHT, fake_of(encoding, schedule))
-        if rule.act == EightBitInput.act:
-            layer.register_forward_pre_hook(EightBitInput(rule.levels))
+        _give(layer, recipe, _names(path), [*(["head"] if is_head else []), *_roles(layer)], schedule)
     for path, table in tables.items():
-        rule = recipe.rule_of(_names(path), TABLE)
-        encoding = fitting(rule.encoding, tuple(table.weight.shape))[0] if rule and rule.encoding else None
-        if encoding is not None:
-            parametrize.register_parametrization(table, WEIGHT, fake_of(encoding, schedule))
+        _give(table, recipe, _names(path), TABLE, schedule)
     module.register_forward_pre_hook(schedule)
     return module
+
+
+def _give(layer: Any, recipe: Recipe, names: Sequence[str], roles: Sequence[str], schedule: Schedule) -> None:
+    """Fake encodings of the weight and of the input, those that `passes/encode.py` would give the layer."""
+    rule, shape = recipe.rule_of(names, roles), tuple(layer.weight.shape)
+    encoding = encoding_of(rule, roles, shape)[0] if rule else None
+    if rule is None or encoding is None:
+        return
+    parametrize.register_parametrization(layer, WEIGHT, fake_of(encoding, schedule))
+    rule = with_inputs_of(rule, roles, shape)
+    if rule.act == EightBitInput.act and not isinstance(layer, torch.nn.Embedding):
+        layer.register_forward_pre_hook(EightBitInput(rule.levels))
 
 
 def _names(path: str) -> list[str]:
@@ -76,10 +79,21 @@ def _names(path: str) -> list[str]:
 
 
 def _layers(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    """Linear layers and convolutions without groups whose weights nobody else uses, and no other parametrization."""
+    """Linear layers and convolutions whose weights nobody else uses, and no other parametrization."""
     for path, sub in _alone(module, torch.nn.Linear | torch.nn.Conv2d):
-        if isinstance(sub, torch.nn.Linear) or sub.groups == 1:
+        if isinstance(sub, torch.nn.Linear) or sub.groups == 1 or _is_depthwise(sub):
             yield path, sub
+
+
+def _roles(layer: Any) -> list[str]:
+    if isinstance(layer, torch.nn.Linear):
+        return ["linear"]
+    return ["conv", *([DEPTHWISE] if _is_depthwise(layer) else [])]
+
+
+def _is_depthwise(layer: torch.nn.Conv2d) -> bool:
+    """As `passes/layers.py` has it."""
+    return layer.out_channels == layer.groups == layer.in_channels > 1
 
 
 def _tables(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
