@@ -19,10 +19,10 @@ def prepare(module: Any, recipe: RecipeLike, *, steps: int = 0) -> Any:
     """Makes a torch module compute, in forward, with weights as the recipe's encodings store them; returns it.
 
     Its linear layers, convolutions (those with groups where each channel is one) and embeddings (as the recipe's rules
-    and its key `embeddings` say; a table that a head shares stays as it is) keep latent weights as parameters, which
-    any optimiser trains; gradients go straight through. Prepare before the optimiser is made: some encodings have
-    parameters of their own.
-    `nomul.compile` of the module stores exactly the weights that forward used in evaluation mode.
+    and its key `embeddings` say; a table that is a head's weight too trains as one) keep latent weights as parameters,
+    which any optimiser trains; gradients go straight through. Prepare before the optimiser is made: some encodings have
+    parameters of their own. `nomul.compile` of the module stores exactly the weights that forward used in evaluation
+    mode.
 
     recipe: as `nomul.compile` takes it; role "head" is the last linear layer, fitters choose only the first values.
     steps: how many training steps there will be, for a residual that ternary weights have at first (Sherry's Arenas,

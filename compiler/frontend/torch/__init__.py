@@ -40,7 +40,7 @@ def import_torch(
     if is_prepared(model):
         model, trained = taken_apart(model)
     else:
-        trained = {}
+        trained = []
     args, kwargs = _arguments(example_inputs, example_kwargs)
     dynamic = Dynamic(dynamic_shapes, dims)
     program = load_or_export(model, args, kwargs, dynamic)

@@ -13,6 +13,7 @@ from nomul.api import lower
 from nomul.frontend.common import NomulWarning
 from nomul.ir import interpreter
 from nomul.ir.errors import NomulError
+from nomul.ir.syntax import parse_encoding
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
@@ -135,13 +136,38 @@ def test_embeddings_train_as_they_will_be_stored(tied: bool) -> None:
         optimiser.step()
     stored = lower(module.eval(), (ids, kinds), until="encode")
     found = {w.name: str(w.type.encoding) for w in stored.weights.values() if w.type.encoding is not None}
-    others = {} if tied else {"words.weight": "int4<group=16>", "head.weight": "ternary<group=16>"}
+    table, head = ("ternary", None) if tied else ("int4", "ternary")
+    others = {f"{name}.weight": f"{kind}<group=16>" for name, kind in (("words", table), ("head", head)) if kind}
     assert found == {"layer.weight": "ternary<group=16>", **others}
     with torch.no_grad():
         expected = module(ids, kinds).numpy()
     np.testing.assert_allclose(interpreter.run(stored, ids.numpy(), kinds.numpy())[0], expected, rtol=1e-4, atol=1e-4)
-    if not tied:
-        np.testing.assert_array_equal(stored.weights["words.weight"].array(), module.words.weight.detach().numpy())
+    np.testing.assert_array_equal(stored.weights["words.weight"].array(), module.words.weight.detach().numpy())
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_table_that_is_the_head_too_trains_as_one(encoding: str) -> None:
+    ids, kinds = torch.arange(12).reshape(2, 6), torch.tensor([[0, 1, 2, 0, 1, 2]] * 2)
+    rules = [{"role": "head", "weights": encoding, "act": "i8"}, {"weights": "ternary<group=16>"}]
+    module = nomul.qat.prepare(Words(tied=True), {"layers": rules, "embeddings": "f32"}).train()
+    assert module.head.parametrizations.weight is module.words.parametrizations.weight
+    before = module.words.weight.detach().clone()
+    optimiser = torch.optim.Adam(module.parameters(), 0.05)
+    for _ in range(3):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(module(ids, kinds).flatten(0, 1), ids.flatten()).backward()
+        optimiser.step()
+    stored = lower(module.eval(), (ids, kinds), until="encode")
+    found = {w.name: str(w.type.encoding) for w in stored.weights.values() if w.type.encoding is not None}
+    assert found == {"layer.weight": "ternary<group=16>", "words.weight": str(parse_encoding(encoding))}
+    table = stored.weights["words.weight"]
+    assert {node.op: node.attrs.get("act") for node, _ in table.users} == {"index.gather": None, "nn.linear": "i8"}
+    trained = module.words.weight.detach()
+    assert not torch.equal(before, trained) and torch.equal(trained, module.head.weight)
+    np.testing.assert_array_equal(table.array(), trained.numpy())
+    with torch.no_grad():
+        expected = module(ids, kinds).numpy()
+    np.testing.assert_allclose(interpreter.run(stored, ids.numpy(), kinds.numpy())[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_ternary_weights_have_a_residual_that_fades() -> None:
@@ -209,15 +235,15 @@ def test_depthwise_convolutions_train_as_recipes_store_them(rule: dict[str, str]
     close(interpreter.run(stored, x.numpy())[0], module, x)
 
 
-def test_tied_weights_and_grouped_convolutions_stay() -> None:
-    class Tied(torch.nn.Module):
+def test_weights_that_other_modules_share_and_grouped_convolutions_stay() -> None:
+    class Shared(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.table, self.head = torch.nn.Embedding(16, 8), torch.nn.Linear(8, 16, bias=False)
+            self.head, self.middle = torch.nn.Linear(8, 16, bias=False), torch.nn.Linear(8, 8)
+            self.table = torch.nn.Embedding(16, 8, max_norm=1.0)
             self.head.weight = self.table.weight
-            self.middle = torch.nn.Linear(8, 8)
 
-    module = nomul.qat.prepare(Tied(), {"*": "int8"})
+    module = nomul.qat.prepare(Shared(), {"*": "int8"})
     assert not hasattr(module.head, "parametrizations") and hasattr(module.middle, "parametrizations")
     grouped = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, groups=2), torch.nn.Linear(2, 2))
     assert not hasattr(nomul.qat.prepare(grouped, {"*": "int8"})[0], "parametrizations")

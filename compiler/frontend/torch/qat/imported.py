@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from nomul.frontend.common import NomulWarning
 from nomul.frontend.torch.qat.prepare import Trained
@@ -13,9 +13,10 @@ from nomul.passes.graph_tools import exchange
 from nomul.passes.layers import ENCODABLE, refusal
 
 
-def store_trained(module: Module, trained: Mapping[str, Trained]) -> Module:
+def store_trained(module: Module, trained: Sequence[Trained]) -> Module:
     """Put the trained fields into the place of the dense weights of the same names."""
-    for name, given in trained.items():
+    for given in trained:
+        name = next((name for name in given.names if name in module.weights), given.names[0])
         weight = module.weights.get(name)
         reason = "the graph does not have it" if weight is None else refusal(weight)
         if weight is None or reason:
