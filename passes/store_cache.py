@@ -36,12 +36,13 @@ class StoreCache(Pass):
 
     def run(self, module: Module, report: Report) -> None:
         for node in [node for node in module.main.nodes if node.op == "nn.attention"]:
-            caches = [_cache(module.main, node, position) for position in (1, 2)]
             kind = node.attrs["keys_values"]
-            if kind not in STORED or None in caches:
+            found = [_cache(module.main, node, position) for position in (1, 2)]
+            caches = [cache for cache in found if cache is not None]
+            if kind not in STORED or len({cache.past for cache in caches}) < len(found):
                 continue
-            _store(module, node, [cache for cache in caches if cache is not None])
-            names = " and ".join(cache.past.name for cache in caches if cache is not None)
+            _store(module, node, caches)
+            names = " and ".join(cache.past.name for cache in caches)
             note_for_user(module, report, f"inputs {names} are {kind} with scales now, outputs that join them too")
             report.fire(self.name)
 
@@ -52,7 +53,7 @@ def _cache(func: Func, node: Node, position: int) -> Cache | None:
     assert value is not None
     while value.producer is not None and value.producer.op == "view.transpose":
         last = value.type.rank - 1
-        if value.producer.attrs["perm"][last] != last or _others(value, user):
+        if value.producer.attrs["perm"][last] != last or _others(value, user) or value in func.returns:
             return None
         views.append(value.producer)
         user, value = value.producer, value.producer.args[0]

@@ -81,3 +81,26 @@ def test_inputs_that_others_read_stay_floats() -> None:
     arrays = [drawn(1, 1, 4, 8), drawn(1, 2, 7, 8), drawn(1, 1, 2, 8), drawn(1, 7, 2, 6), drawn(1, 1, 2, 6)]
     exchanged = nomul.api.lower(module, until="exchange", recipe=recipe("i8"))
     np.testing.assert_allclose(artifact(*arrays)[0], interpreter.run(exchanged, *arrays)[0], atol=1e-5)
+
+
+def test_transposed_keys_that_are_given_back_stay_floats() -> None:
+    text = TEXT.replace("return %y, %joined", "return %y, %keys").replace(
+        "1, 2, P + {n}, 8], all_v", "1, P + {n}, 2, 8], all_v"
+    )
+    module = parse_module(text.replace("{n}", "1").replace("{e}", "6"))
+    artifact = nomul.compile(module, recipe=recipe("i8"))
+    assert [port.dtype for port in artifact.inputs] == ["f32"] * 5
+
+
+def test_one_input_that_is_keys_and_values_stays_floats() -> None:
+    module = parse_module("""\
+nomul.ir 1
+dim P in [1, 600]
+func @main(%q: f32[1, 1, 4, 8], %past: f32[1, P, 2, 8], %new: f32[1, 1, 2, 8]) -> (y: f32[1, 1, 4, 8], all: f32[1, P + 1, 2, 8]) {
+  %joined = view.concat %past, %new {axis=1} : f32[1, P + 1, 2, 8]
+  %y = nn.attention %q, %joined, %joined {scale=0.4} : f32[1, 1, 4, 8]
+  return %y, %joined
+}
+""")  # noqa: E501
+    artifact = nomul.compile(module, recipe=recipe("i8"))
+    assert [port.dtype for port in artifact.inputs] == ["f32"] * 3
