@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
 
+from nomul.backends.emit import literal
 from nomul.backends.frame import KernelFrame
 from nomul.backends.tir.body import index, let, loop
 from nomul.backends.tir.register_tile import PANEL
 from nomul.backends.tir.vectors import load, spread, store_vector
 from nomul.ir.dim import Dim
-from nomul.ir.graph import Value
+from nomul.ir.graph import Constant, Value
 from nomul.ir.types import DType
 from nomul.ir.views import resolve
 
@@ -50,7 +51,11 @@ class Mask:
         """The mask's element for one score."""
         places = (batch, head, query, key)
         offset = sum(place * self.frame.size(stride) for place, stride in zip(places, self.strides, strict=True))
-        return self.frame.read_flat(self.view.source, self.frame.size(self.view.offset) + offset)
+        return self._read(self.frame.size(self.view.offset) + offset)
+
+    def _read(self, place: Expr) -> Expr:
+        source = self.view.source
+        return literal(source) if isinstance(source, Constant) else self.frame.read_flat(source, place)
 
     def _masked(self, score: Expr, mask: Expr) -> Expr:
         if not self.is_bool:
@@ -61,8 +66,8 @@ class Mask:
     def _lanes(self, row: Expr, tile: Tile, column: int, stride: Expr, queries: Expr, lanes: int) -> Expr:
         """The mask's elements for `lanes` queries; lanes without a query repeat the last one."""
         if self.strides[2] == Dim.of(0):
-            element = let("mask", self.frame.read_flat(self.view.source, row))
+            element = let("mask", self._read(row))
             return spread(element, lanes)
         places = [tirx.min(tile.first + (column + lane), queries - index(1)) for lane in range(lanes)]
-        elements = [self.frame.read_flat(self.view.source, row + place * stride) for place in places]
+        elements = [self._read(row + place * stride) for place in places]
         return let("mask", tirx.Shuffle(elements, [tirx.const(lane) for lane in range(lanes)]))

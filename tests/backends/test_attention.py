@@ -9,7 +9,8 @@ import pytest
 
 from nomul.backends.registry import all_kernels
 from nomul.ir.builder import Builder
-from nomul.ir.types import Tensor
+from nomul.ir.graph import Constant
+from nomul.ir.types import DType, Tensor
 from tests.kernel_harness import close, compile_kernel, every_level, level, make_group, reference
 
 RNG = np.random.default_rng(3)
@@ -89,6 +90,14 @@ def test_slices_of_a_merged_projection(name: str) -> None:
         return b.nn.attention(q, k, v, scale=-0.5)
 
     compare([Tensor.of("f32", "B", "S", 72)], [random(2, 41, 72)], name, build)
+
+
+@pytest.mark.parametrize("mask", [False, -1.5, -np.inf])
+def test_a_mask_of_one_number(mask: float) -> None:
+    number = Constant(mask, DType.BOOL if mask is False else DType.F32)
+    types = [Tensor.of("f32", 1, tokens, 2, 8) for tokens in (5, 7, 7)]
+    arrays = [random(1, tokens, 2, 8) for tokens in (5, 7, 7)]
+    compare(types, arrays, "v3", lambda b, *x: b.nn.attention(*x, number, scale=0.3))
 
 
 def test_refuses_what_it_cannot_do() -> None:
