@@ -97,12 +97,26 @@ def calibrated_attention(
     tokens = q.shape[1]
     seen = np.tri(tokens, dtype=bool) if causal else np.ones((tokens, tokens), np.bool_)
     weights = softmax(np.where(seen, scores, -np.inf))
-    sinks = weights.sum(2, keepdims=True) / seen.sum(0).astype(weights.dtype) > threshold
-    sinks &= np.cumsum(sinks, -1) > 1
+    return mixed(calibrated(weights, seen, threshold, beta, heads), wide(v)).astype(q.dtype)
+
+
+def calibrated(
+    weights: np.ndarray, seen: np.ndarray, threshold: float, beta: float, heads: tuple[int, ...] = ()
+) -> np.ndarray:
+    """Weights [B, H, S, S] of which seen [S, S] says where they count, with calmed sinks; as the op defines it."""
+    sinks = sinks_of(weights, seen, threshold)
     calm = np.where(sinks, weights * weights.dtype.type(beta), 0)
     others = np.where(sinks, 0, weights)
     remaining = 1 - calm.sum(-1, keepdims=True)
     changed = calm + divided(others * remaining, others.sum(-1, keepdims=True))
-    chosen = np.isin(np.arange(q.shape[2]), heads or np.arange(q.shape[2]))[:, None, None]
-    use = chosen & (np.arange(tokens) > 0)[:, None] & (others.sum(-1, keepdims=True) > 0)
-    return mixed(np.where(use, changed, weights), wide(v)).astype(q.dtype)
+    places = np.arange(weights.shape[1])
+    chosen = np.isin(places, heads or places)[:, None, None]
+    use = chosen & (np.arange(weights.shape[2]) > 0)[:, None] & (others.sum(-1, keepdims=True) > 0)
+    return np.where(use, changed, weights)
+
+
+def sinks_of(weights: np.ndarray, seen: np.ndarray, threshold: float) -> np.ndarray:
+    """bool [B, H, 1, S]: keys with a mean weight above the threshold, but for the first."""
+    large = weights.sum(2, keepdims=True) / seen.sum(0).astype(weights.dtype) > threshold
+    sinks: np.ndarray = large & (np.cumsum(large, -1) > 1)
+    return sinks
