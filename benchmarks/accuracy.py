@@ -1,9 +1,9 @@
 """What weights lose in each encoding: `python benchmarks/accuracy.py --json results.json [--only minilm,smollm]`.
 
 For each model and each encoding three rows: rounded to the nearest, by the encoding's best fitter, and by that fitter
-with calibration data; then encodings after transforms of the layers; then other projects' quantisers at the same
-bits. All layers but the head get the encoding, activations are floats. Rows that FILE has already are kept, so that a
-run goes on after an interrupt.
+with calibration data, for some also by one that learns, layers alone and in blocks; then encodings after transforms of
+the layers; then other projects' quantisers at the same bits. All layers but the head get the encoding, activations are
+floats. Rows that FILE has already are kept, so that a run goes on after an interrupt.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _row(loaded: Loaded, method: Method, plain: Any) -> Row | None:
     elif method.transform:
         stored = store.transformed(method.weights, method.fitter, method.calibrated, method.transform)
     else:
-        stored = store.encoded(method.weights, method.fitter, method.calibrated)
+        stored = store.encoded(method.rule, method.calibrated)
     answers = loaded.answers(store.compile(stored.module))
     return facts | {"bits": stored.bits, "error": stored.error, "scores": loaded.judge(answers, plain)}
 

@@ -56,6 +56,8 @@ TRAINED = (
     "nm<n=2, m=4>",
     f"bitplane<bits=2, group={GROUP}>",
 )
+LEARNED = (f"int4<group={GROUP}>", f"bitplane<bits=3, group={GROUP}>")
+LEARNING, BY_BLOCK = "flexround", "flexround by block"
 PLAIN = "f32"
 HQQ_BITS = (4, 3, 2)
 ORT_BITS = (8, 4)
@@ -80,16 +82,25 @@ class Method:
         """What stands in the table's first column."""
         return f"{self.weights} after {self.transform}" if self.transform else self.weights
 
+    @property
+    def rule(self) -> dict[str, str]:
+        """Of a recipe, for all layers."""
+        by_block = self.fitter == BY_BLOCK
+        fitter, scope = (LEARNING, "block") if by_block else (self.fitter, "layer")
+        return {"weights": self.weights, "fitter": fitter, "scope": scope}
+
 
 def methods() -> Iterator[Method]:
     """All rows in order: the model as it is, and with more training; each encoding to the nearest, by its best fitter,
-    by that with calibration, with training; after transforms, beside the same without where that is no row yet; then
-    others."""
+    by that with calibration, learned by layer and by block, with training; after transforms, beside the same without
+    where that is no row yet; then others."""
     yield Method(PLAIN, "")
     yield Method(PLAIN, "more training", trained=True)
     for text in ENCODINGS:
         yield Method(text, NEAREST)
         yield from _best(text)
+        if text in LEARNED:
+            yield from (Method(text, fitter, calibrated=True) for fitter in (LEARNING, BY_BLOCK))
         if text in TRAINED:
             yield Method(text, "nomul.qat", trained=True)
     for name, text in TRANSFORMED:

@@ -21,6 +21,7 @@ from nomul.backends.lower import lower_to_object
 from nomul.compare import Implementation
 from nomul.ir.encodings import get_encoding
 from nomul.ir.graph import Module, Weight
+from nomul.options import Options
 from nomul.passes import encode
 from nomul.passes.base import Report
 from nomul.passes.calibrate import Batch, Statistics, collect
@@ -29,6 +30,7 @@ from nomul.passes.graph_tools import exchange
 from nomul.passes.layers import Layer, layers_of
 from nomul.passes.transforms import all_transforms, read_transformation
 from nomul.passes.transforms.factorisation import Factorisation
+from nomul.pipeline import encode_pass
 from nomul.recipe import read_recipe
 
 Quantise = Callable[[np.ndarray], tuple[np.ndarray, float]]  # f32 [N, K] -> f32 [N, K], stored bits for each weight
@@ -61,13 +63,13 @@ class Store:
         """The model as it is."""
         return Stored(self.module, 32.0, 0.0, len(self._eligible()))
 
-    def encoded(self, encoding: str, fitter: str | None, calibrated: bool) -> Stored:
-        """All layers but the head in one encoding. Raises NomulError where a layer cannot have it."""
-        (rule,) = read_recipe({"*": f"{encoding} by {fitter}" if fitter else encoding}).rules
-        recipe = Recipe((Rule(role="head"), rule), strict=False)
+    def encoded(self, rule: Mapping[str, str], calibrated: bool) -> Stored:
+        """All layers but the head as a recipe's rule says. Raises NomulError where a layer cannot have it."""
+        recipe = Recipe((Rule(role="head"), *read_recipe({"layers": [rule]}).rules))
+        options = Options(recipe=recipe, batches=self.batches if calibrated else ())
         module = self.module.clone()
         with mock.patch.object(encode, "collect", self._remembered):
-            encode.Encode(recipe, self.batches if calibrated else ()).run(module, Report())
+            encode_pass(options).run(module, Report())
         return self.trained(module)
 
     def transformed(self, encoding: str, fitter: str, calibrated: bool, transform: str) -> Stored:

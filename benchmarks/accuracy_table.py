@@ -21,7 +21,8 @@ def line(row: Row) -> str:
     """One row while the benchmark runs."""
     scores = ", ".join(f"{name} {_number(value)}" for name, value in row["scores"].items())
     calibrated = " calibrated" if row["calibrated"] else ""
-    return f"{row['model']} {row['weights']} {row['fitter']}{calibrated}: {row['bits']:.2f} bits, {scores}"
+    facts = f"{row['bits']:.2f} bits, {scores}, {row['seconds']:.0f} s"
+    return f"{row['model']} {row['weights']} {row['fitter']}{calibrated}: {facts}"
 
 
 def print_rows(result: dict[str, Any]) -> None:

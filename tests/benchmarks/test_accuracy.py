@@ -13,6 +13,7 @@ import nomul
 from nomul.compare import difference
 from nomul.ir.graph import Module, Weight
 from nomul.ir.parser import parse_module
+from nomul.passes import encode
 from nomul.passes.fit import find_fitter
 from nomul.recipe import read_recipe
 
@@ -72,7 +73,7 @@ def test_transforms_come_before_the_encoding(store: Store, transform: str, encod
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_unpacked_weights_are_those_of_the_artifact(store: Store, calibrated: bool) -> None:
     encoding = "ternary<planes=2, group=128>"
-    stored = store.encoded(encoding, None, calibrated)
+    stored = store.encoded({"weights": encoding}, calibrated)
     x = np.random.default_rng(2).standard_normal((5, 128)).astype(np.float32)
     recipe = {"last": "f32", "*": encoding}
     calib = [batch[0] for batch in store.batches] if calibrated else None
@@ -82,10 +83,22 @@ def test_unpacked_weights_are_those_of_the_artifact(store: Store, calibrated: bo
     assert 0.01 < stored.error < 0.1
 
 
+@pytest.mark.parametrize(("fitter", "blocks"), [("flexround", []), ("flexround by block", [2])])
+def test_layers_learn_alone_or_in_blocks(
+    store: Store, fitter: str, blocks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    (method,) = (row for row in methods() if row.fitter == fitter and row.weights == "int4<group=128>")
+    learned: list[int] = []
+    monkeypatch.setattr(encode, "learn_blocks", lambda found, *_: learned.append(len(found)))
+    assert store.encoded(method.rule, method.calibrated).layers == 2
+    assert learned == blocks
+
+
 def test_kernels_are_made_once(store: Store) -> None:
     store.compile(store.plain().module)
     made = len(store._objects)
-    store.compile(store.encoded("int8", None, False).module)
+    store.compile(store.encoded({"weights": "int8"}, False).module)
     assert len(store._objects) == made
 
 
