@@ -41,17 +41,24 @@ class Bitplane(Grouped):
         return {"scale": self.rounded(scale), "offset": self.rounded(low, "offset")}
 
     def nearest(self, matrix: np.ndarray, scales: Parts) -> dict[str, np.ndarray]:
-        groups = self.grouped(matrix)
-        best, least = np.zeros(groups.shape, np.uint8), np.full(groups.shape, np.inf)
-        for code in range(2**self.bits):
-            level = scales["offset"].astype(np.float64)
-            for plane in range(self.bits):
-                level = level + (code >> plane & 1) * scales["scale"][plane].astype(np.float64)
-            error = np.abs(groups - level[..., None])
-            better = error < least
-            least, best = np.where(better, error, least), np.where(better, np.uint8(code), best)
+        groups, levels = self.grouped(matrix), self._levels(scales)
+        order = levels.argsort(axis=-1, kind="stable").astype(np.uint8)
+        levels = np.take_along_axis(levels, order, axis=-1)
+        middles = (levels[..., 1:] + levels[..., :-1]) / 2
+        ranks = np.zeros(groups.shape, np.uint8)
+        for at in range(middles.shape[-1]):
+            ranks += groups > middles[..., at, None]
+        best = np.take_along_axis(order, ranks, axis=-1)
         planes = best.reshape(matrix.shape) >> np.arange(self.bits, dtype=np.uint8)[:, None, None] & 1
         return {"bits": planes, **scales}
+
+    def _levels(self, scales: Parts) -> np.ndarray:
+        """f64 [N, G, codes]: what each code stands for."""
+        level = np.repeat(scales["offset"].astype(np.float64)[..., None], 2**self.bits, axis=-1)
+        codes = np.arange(2**self.bits)
+        for plane in range(self.bits):
+            level += (codes >> plane & 1) * scales["scale"][plane].astype(np.float64)[..., None]
+        return level
 
     def values(self, parts: Parts) -> np.ndarray:
         bits = parts["bits"]

@@ -38,11 +38,12 @@ def flexround(array: np.ndarray, hessian: np.ndarray | None, encoding: Encoding)
 
 def _learned(encoding: Grouped, matrix: np.ndarray, hessian: np.ndarray, parts: Parts) -> Parts:
     """The parts of least error. hessian: scaled so that the error is relative."""
+    hessian = hessian.astype(np.float32)  # products with it are most of the work
     divisors = Divisors(encoding, matrix, parts)
     best, least = parts, np.inf
     for step in range(STEPS + 1):
         lost = divisors.values - matrix
-        slope = lost @ hessian
+        slope = lost.astype(np.float32) @ hessian
         error = float(np.vdot(slope, lost))
         if error < least:
             best, least = divisors.found, error

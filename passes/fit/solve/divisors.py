@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -87,20 +86,23 @@ def _scale_parts(encoding: Grouped, parts: Parts) -> dict[str, np.ndarray]:
     return {name: parts[name] for name in names}
 
 
-@dataclass
 class Adam:
     """Kingma and Ba, 2015, with its usual moments, on an array that starts at zero."""
 
-    rate: float
-    value: np.ndarray | float = 0.0
-    mean: np.ndarray | float = 0.0
-    square: np.ndarray | float = 0.0
-    steps: int = 0
+    def __init__(self, rate: float) -> None:
+        self.rate, self.steps = rate, 0
+        self.value: np.ndarray = np.zeros(())
+        self._mean = self._square = self._spare = self.value
 
     def step(self, gradient: np.ndarray, share: float) -> None:
-        """share: of the rate."""
+        """share: of the rate. In place: fresh memory for each term would take longer than the sums."""
+        if not self.steps:
+            self.value, self._mean, self._square, self._spare = (np.zeros(gradient.shape) for _ in range(4))
         self.steps += 1
-        self.mean = 0.9 * self.mean + 0.1 * gradient
-        self.square = 0.999 * self.square + 0.001 * gradient**2
-        mean, square = self.mean / (1 - 0.9**self.steps), self.square / (1 - 0.999**self.steps)
-        self.value = self.value - share * self.rate * mean / (np.sqrt(square) + 1e-12)
+        mean, square, spare = self._mean, self._square, self._spare
+        mean += np.multiply(np.subtract(gradient, mean, out=spare), 0.1, out=spare)
+        square *= 0.999
+        square += np.multiply(np.multiply(gradient, gradient, out=spare), 0.001, out=spare)
+        np.sqrt(np.divide(square, 1 - 0.999**self.steps, out=spare), out=spare)
+        np.divide(mean, np.add(spare, 1e-12, out=spare), out=spare)
+        self.value -= np.multiply(spare, share * self.rate / (1 - 0.9**self.steps), out=spare)
