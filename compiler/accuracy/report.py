@@ -24,6 +24,7 @@ from nomul.passes.base import Report
 from nomul.passes.calibrate import Batch
 from nomul.passes.encode import Encode
 from nomul.passes.layers import layers_of
+from nomul.passes.store_cache import StoreCache
 from nomul.runtime.loader import load
 from nomul.sample import input_specs, module_fits, pick_dims, sample_inputs
 
@@ -141,11 +142,21 @@ def is_logits(module: Module, value: Value) -> bool:
 
 def _library(encoded: Module, batch: Batch, path: Path) -> dict[str, Any]:
     """The compiled library beside the interpreter of the encoded module."""
+    definition, inputs = _as_compiled(encoded, batch)
     try:
         artifact = load(path)
-        results = artifact(*batch)
+        results = artifact(*inputs)
     except NomulError as error:
         return {"reason": error.message}
-    pairs = zip(artifact.outputs, interpreter.run(encoded, *batch), results, strict=True)
+    pairs = zip(artifact.outputs, interpreter.run(definition, *inputs), results, strict=True)
     apart = [(port.name, difference(expected, given)) for port, expected, given in pairs]
     return {"outputs": [{"name": name, "absolute": d.absolute, "relative": d.relative} for name, d in apart]}
+
+
+def _as_compiled(encoded: Module, batch: Batch) -> tuple[Module, Batch]:
+    """The module with the inputs that the library takes, and the batch; random ones where past keys are codes."""
+    module = encoded.clone()
+    StoreCache().run(module, Report())
+    if len(module.main.params) == len(batch):
+        return encoded, batch
+    return module, sample_inputs(input_specs(module), pick_dims(module.dims, {}, module_fits(module)))

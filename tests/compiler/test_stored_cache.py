@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,11 @@ def test_steps_follow_each_other(kind: str, queries: int, width: int) -> None:
 
 
 def test_everybody_is_told(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
     artifact = nomul.compile(model(), recipe=recipe("i8"), output=tmp_path / "bundle", check=True)
+    nomul.compile(model(), recipe=recipe("i8"), output=tmp_path / "library.so", report=report)
+    beside = json.loads(report.read_text())["library"]["outputs"]
+    assert {output["name"]: output["relative"] < 1e-5 for output in beside}.items() >= {("y", True), ("all_k", True)}
     assert any("past_k and past_v are i8 with scales now" in note for note in artifact.facts["notes"])
 
 
