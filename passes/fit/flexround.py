@@ -13,6 +13,8 @@ from nomul.passes.fit.solve.divisors import Divisors
 from nomul.passes.fit.solve.join import matrix_of
 
 STEPS = 300
+PATIENCE = 50  # steps without a smaller error, after which no smaller one comes
+PACE = 0.3  # of the rates: what the start has compensated is soon lost by large steps
 
 
 def _refuses(encoding: Encoding) -> str | None:
@@ -40,12 +42,15 @@ def _learned(encoding: Grouped, matrix: np.ndarray, hessian: np.ndarray, parts: 
     """The parts of least error. hessian: scaled so that the error is relative."""
     hessian = hessian.astype(np.float32)  # products with it are most of the work
     divisors = Divisors(encoding, matrix, parts)
-    best, least = parts, np.inf
+    best, least, patience = parts, np.inf, PATIENCE
     for step in range(STEPS + 1):
         lost = divisors.values - matrix
         slope = lost.astype(np.float32) @ hessian
         error = float(np.vdot(slope, lost))
         if error < least:
-            best, least = divisors.found, error
-        divisors.step(2 * slope, 1 - step / STEPS)
+            best, least, patience = divisors.found, error, PATIENCE
+        elif patience == 0:
+            break
+        patience -= 1
+        divisors.step(2 * slope, PACE * (1 - step / STEPS))
     return best
