@@ -10,7 +10,7 @@ import numpy as np
 from nomul.ir import interpreter
 from nomul.ir.errors import NomulError, Problem
 from nomul.ir.graph import Constant, Module, Node, Value, Weight
-from nomul.passes.base import Pass, Report
+from nomul.passes.base import Pass, Report, note_for_user
 from nomul.passes.calibrate import Batch
 from nomul.passes.choice import ANY, Recipe, no_match
 from nomul.passes.dead_code import erase_dead
@@ -57,7 +57,10 @@ class ExchangeAttention(Pass):
             facts.append({"name": layer.name, "loc": layer.node.loc, "value": value, "form": str(form)})
             report.note(f"{layer.name}: softmax attention becomes {form}")
             report.fire(form.name)
-            _exchange(module, layer, form, samples.get(layer.node, ()))
+            operands = samples.get(layer.node, ())
+            if told := form.prepare(module, layer, operands):
+                note_for_user(module, report, f"{layer.name}: {told}")
+            _exchange(module, layer, form, operands)
         if facts and module.source:
             module.source = {**module.source, "exchanged": facts}
 

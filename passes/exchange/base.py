@@ -49,22 +49,30 @@ class Form:
     ValueError for values that cannot be.
 
     name: in recipes.  takes: names of the demands (`demands.py`) of softmax attention that it can meet.
-    files: the options that are paths, from the folder of the recipe.  learns: `build` wants calibration data."""
+    files: the options that are paths, from the folder of the recipe."""
 
     name: ClassVar[str] = ""
     takes: ClassVar[frozenset[str]] = frozenset()
     files: ClassVar[tuple[str, ...]] = ()
-    learns: ClassVar[bool] = False
 
     @property
     def is_change(self) -> bool:
         """Whether it is another than what models have."""
         return True
 
+    @property
+    def learns(self) -> bool:
+        """Whether `prepare` and `build` want calibration data."""
+        return False
+
     def refusal(self, layer: AttentionLayer) -> str | None:
         """Why it cannot take the place of the layer's attention, or None."""
         missing = [text for name, text in demands(layer.node).items() if name not in self.takes]
         return f"{self.name} attention cannot express {' and '.join(missing)}" if missing else None
+
+    def prepare(self, module: Module, layer: AttentionLayer, samples: Sequence[Operands]) -> str | None:
+        """What it changes in front of the layer, before `build`; a line that tells the user of it, or None."""
+        return None
 
     def build(self, g: Rewriter, layer: AttentionLayer, samples: Sequence[Operands]) -> Value:
         """What replaces the layer's result. samples: operands of its node on calibration data, where it `learns`."""

@@ -30,7 +30,6 @@ class SparseLinear(Form):
 
     name: ClassVar[str] = "sla"
     takes: ClassVar[frozenset[str]] = frozenset({"past", "cross"})
-    learns: ClassVar[bool] = True
     critical: float = 0.05
     negligible: float = 0.1
     block: int = 64
@@ -40,6 +39,10 @@ class SparseLinear(Form):
             raise ValueError(f"critical = {self.critical:g} and negligible = {self.negligible:g} are no shares of 1")
         if self.block < 1:
             raise ValueError(f"block is a number above 0, not {self.block}")
+
+    @property
+    def learns(self) -> bool:
+        return True
 
     def build(self, g: Rewriter, layer: AttentionLayer, samples: Sequence[Operands]) -> Value:
         q, k, v = layer.operands
