@@ -49,7 +49,7 @@ Job = Callable[[], Any]
 @dataclass(frozen=True)
 class Row:
     """Milliseconds are medians. of_peak: the share of the multiply-add peak that the kept pairs come to; ratios: the
-    other's time by ours; read_gbs, of_read: of keys and values, where one query reads them."""
+    other's time by ours; read_gbs, of_read: of keys and values (with scales), where one query reads them."""
 
     variant: str
     tokens: int
@@ -145,7 +145,7 @@ def measure(variant: Variant, tokens: int, threads: int, seconds: float, folder:
     times = medians({"nomul": run, **others}, seconds)
     mine, torch_ms = times["nomul"], times.get("torch")
     pairs = variant.seen(tokens) if variant.seen else None
-    read = sum(array.nbytes for array in arrays[1:3]) / mine / 1e6 if variant.decodes else None
+    read = sum(array.nbytes for array in arrays[1:]) / mine / 1e6 if variant.decodes else None
     return Row(
         variant=variant.name,
         tokens=tokens,
