@@ -106,11 +106,11 @@ def regrouped(labels: Sequence[Label], shape: Shape) -> tuple[Axes, Parts]:
 
 
 def _is_larger(size: Dim, wanted: Dim, total: Dim) -> bool:
-    """Whether a size is a known multiple, larger than once, of what is missing from total to wanted."""
-    if size.value is None or wanted.value is None or total.value is None or wanted.value % total.value:
+    """Whether a size is a known multiple, other than once, of what is missing from total to wanted."""
+    if not total.divides(wanted):
         return False
-    missing = wanted.value // total.value
-    return size.value > missing and size.value % missing == 0
+    missing = wanted.divide_exactly(total)
+    return size != missing and missing.divides(size)
 
 
 def parted(axes: Axes, parts: Parts) -> Axes:

@@ -3,7 +3,7 @@ formula has the same terms wherever its brackets are."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from nomul.ir.dim import Dim, product
 from nomul.ir.graph import Node, Value
@@ -32,11 +32,15 @@ Sum = list[Term]  # all over the same axes, the labels of a term's factors among
 
 def terms_of(value: Value) -> Sum:
     """The terms of a value, at the least itself."""
-    return _SumReader().read(value)
+    return SumReader().read(value)
 
 
 @dataclass
-class _SumReader(Reader[Sum]):
+class SumReader(Reader[Sum]):
+    """most: terms of a sum; a longer one stands for itself."""
+
+    most: int = field(default=MOST_TERMS, kw_only=True)
+
     def __post_init__(self) -> None:
         self.steps = {
             "view.transpose": self._transpose,
@@ -59,7 +63,7 @@ class _SumReader(Reader[Sum]):
             self.left -= 1
             return [Term((), (), given)]
         found = super().read(value)
-        return found if len(found) <= MOST_TERMS else self.alone(value)
+        return found if len(found) <= self.most else self.alone(value)
 
     def alone(self, value: Value) -> Sum:
         found = leaf(value)

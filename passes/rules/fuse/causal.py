@@ -185,6 +185,8 @@ class Judge:
             return NOTHING_HIDDEN if full.attrs["value"] else None
         if (either := produced_by(value, "ew.or")) is not None:
             return self._prefix_facts(either)
+        if (inverse := produced_by(value, "ew.not")) is not None and inverse.args[0] is not None:
+            return self.opposite(inverse.args[0])
         node = produced_by(value, "ew.le", "ew.lt", "ew.ge", "ew.gt")
         return (self._block_facts(node) or self._comparison_facts(node)) if node else None
 

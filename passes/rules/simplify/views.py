@@ -152,6 +152,32 @@ class SliceOfConcat(NodeRule):
         return None
 
 
+class SliceOfConcatBehindView(NodeRule):
+    """A slice along the last axis of a concatenation along it that is transposed or reshaped -> the part so shown."""
+
+    ops = ("view.slice",)
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        view, last = produced_by(operand(node), "view.reshape", "view.transpose"), node.result.type.rank - 1
+        concat = produced_by(operand(view), "view.concat") if view else None
+        if view is None or concat is None or node.attrs["axis"] != last or node.attrs["step"] != 1:
+            return None
+        axis, begin = concat.attrs["axis"], Dim.of(0)
+        stays = (
+            view.attrs["perm"][-1] == axis if "perm" in view.attrs else view.result.shape[-1] == concat.result.shape[-1]
+        )
+        if axis != concat.result.type.rank - 1 or not stays:
+            return None
+        for part in concat.args:
+            assert part is not None
+            end = begin + part.shape[axis]
+            if (begin, end) == (node.attrs["start"], node.attrs["stop"]):
+                attrs = view.attrs if "perm" in view.attrs else {"shape": node.result.shape}
+                return g.op(view.op, part, **attrs)
+            begin = end
+        return None
+
+
 class ConcatOfNeighbours(NodeRule):
     """concat(x[:, a:b], x[:, b:c]) -> x[:, a:c]; nested concatenations along one axis -> one."""
 
