@@ -10,7 +10,7 @@ its highest bit in the first word. So 16 indices take five words, and the r < 16
 The words of each 32 rows are in the order of rows 0, 16, 1, 17, ...: even and odd ones, taken apart, are rows in order.
 In front of the planes of a group stand the offsets of a bitplane. The last tile is padded.
 
-Up to 32 tiles (of several planes one) are a strip, one run of bytes: |group 0 of each tile|group 1 of each tile|...|.
+Up to 32 tiles are a strip, one run of bytes: |group 0 of each tile|group 1 of each tile|...|.
 A row of activations reads it from its first byte to its last while the tables of one group stay in the nearest cache.
 """
 
@@ -100,9 +100,7 @@ class Order:
 
     @property
     def strip(self) -> int:
-        """Tiles of a strip, 1 or an even number; the last may have fewer. They are alike, as threads' shares are."""
-        if self.planes > 1:
-            return 1  # planes are taken one after the other: of many tiles, each would come in pieces far apart
+        """Tiles of a strip, an even number; the last one may have fewer. They are alike, as threads' shares are."""
         strips = -(-self.tiles // _STRIP)
         return -(-self.tiles // (2 * strips)) * 2
 

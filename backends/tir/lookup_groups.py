@@ -52,30 +52,37 @@ class GroupSums:
             self._stride = many.panel_size(*self._most)
             self._panel = scratch.region(many.dtype, self.tiles * self._stride)
 
-    def first(self, run: Run, tile: Expr) -> Expr:
+    @staticmethod
+    def first(run: Run, tile: Expr) -> Expr:
         """Where the sums of a tile of the run begin."""
-        return tile * (run.rows * TILE)
+        return run.sums + tile * (run.rows * TILE)
 
     def add(self, run: Run) -> None:
         """All groups."""
         self._fill(run, self._sums, "float32")
         if self._many is None:
-            self._groups(run, None)
+            self._in_order(run)
             return
         with either(run.rows <= FEW) as (few, many):
             with few:
-                self._groups(run, None)
-            with many:
-                self._groups(run, self._many)
+                self._in_order(run)
+            with many, loop("group", self._order.groups) as group:
+                self._planes(run, group, self._many)
 
-    def _groups(self, run: Run, many: LookupTile | ByteTile | None) -> None:
+    def _in_order(self, run: Run) -> None:
+        """For few rows: all records as they stand in memory."""
+        with loop("group", self._order.groups) as group, loop("tile", run.tiles) as tile:
+            first = let("tile_start", run.start + tile * self._order.group_bytes)
+            one = Run(run.rows, index(1), first, run.stride, let("tile_sums", self.first(run, tile)))
+            self._planes(one, group, None)
+
+    def _planes(self, run: Run, group: Expr, many: LookupTile | ByteTile | None) -> None:
         """many: what multiplies, of many rows."""
-        with loop("group", self._order.groups) as group:
-            start = let("group_start", run.start + group * run.stride)
-            self._plane(run, group, Plane(start, 0), many)
-            if self._order.planes > 1:
-                with loop("plane", self._order.planes - 1, 1) as number:
-                    self._plane(run, group, Plane(start, number), many)
+        start = let("group_start", run.start + group * run.stride)
+        self._plane(run, group, Plane(start, 0), many)
+        if self._order.planes > 1:
+            with loop("plane", self._order.planes - 1, 1) as number:
+                self._plane(run, group, Plane(start, number), many)
 
     def _plane(self, run: Run, group: Expr, plane: Plane, many: LookupTile | ByteTile | None) -> None:
         order = self._order
@@ -124,8 +131,8 @@ class GroupSums:
         return Chunk(words, whole.group, let("first_unit", index(unit)), units, tail, whole.ahead)
 
     def _stream(self, run: Run, chunk: Chunk, sink: _Store) -> None:
-        with loop("tile", run.tiles) as tile, loop("row", run.rows) as row:
-            self._few.stream(row, tile, chunk, self._into(run, tile, chunk.group, sink))
+        with loop("row", run.rows) as row:
+            self._few.stream(row, index(0), chunk, self._into(run, index(0), chunk.group, sink))
 
     def _multiply(self, run: Run, chunk: Chunk, sink: _Store, form: LookupTile | ByteTile) -> None:
         buffer = self._panel.buffer

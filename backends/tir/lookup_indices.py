@@ -26,8 +26,10 @@ _AHEAD = 8192  # words
 
 
 def words_ahead(order: Order) -> int | None:
-    """How far ahead of their use one row fetches words; None: the machine does by itself, where reads are in order."""
-    return None if order.planes == 1 and order.indices * ENTRIES * 2 <= _NEAR else _AHEAD
+    """How far ahead of their use one row fetches words; None: the machine does by itself.
+
+    On Zen 4 it does where groups have whole units alone, and their tables stay in the first-level cache."""
+    return None if order.indices * ENTRIES * 2 <= _NEAR and not order.tail else _AHEAD
 
 
 @dataclass(frozen=True)

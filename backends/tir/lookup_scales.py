@@ -25,12 +25,13 @@ MOST_TILES = 2  # of a run: their unpacked indices and the tables of a few rows 
 @dataclass(frozen=True)
 class Run:
     """Tiles of one strip side by side. rows: how many.  tiles: how many.  start: offset of the first tile's first group
-    (bytes).  stride: from each group to the next one (bytes)."""
+    (bytes).  stride: from each group to the next one (bytes).  sums: where those of the first tile are in scratch."""
 
     rows: Expr
     tiles: Expr
     start: Expr
     stride: Expr
+    sums: Expr
 
 
 def run_of(order: Order, rows: Expr, first: Expr, tiles: Expr) -> Run:
@@ -38,7 +39,7 @@ def run_of(order: Order, rows: Expr, first: Expr, tiles: Expr) -> Run:
     strip = let("strip", tirx.truncdiv(first, index(order.strip)) * order.strip)
     width = tirx.min(index(order.strip), order.tiles - strip)
     start = let("run_start", strip * order.tile_bytes + (first - strip) * order.group_bytes)
-    return Run(rows, tiles, start, let("group_stride", width * order.group_bytes))
+    return Run(rows, tiles, start, let("group_stride", width * order.group_bytes), index(0))
 
 
 class RunScales:
