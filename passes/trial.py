@@ -9,12 +9,13 @@ import numpy as np
 
 from nomul.ir.dim import Dim, Range
 from nomul.ir.graph import Node, Value
-from nomul.ir.interpreter import evaluate_node
+from nomul.ir.interpreter import evaluate_node, type_shape
 from nomul.ir.op import Kind
 from nomul.passes.folding import known_array
 from nomul.passes.graph_tools import number
 
 MOST_NODES = 96  # of a formula; longer ones are none that a rule looks for
+MOST = 1 << 20  # numbers in what is given; with more, trying takes seconds
 ROOM = 3  # sizes are tried up to so many above the largest number that a formula compares places with
 
 
@@ -73,6 +74,25 @@ def is_simple(node: Node) -> bool:
     """Element-wise, a view, a maker of numbers, a reduction or one of those that place numbers by their index."""
     families = ("view", "make", "reduce", "index")
     return node.spec.kind is Kind.ELEMENTWISE or node.op.split(".")[0] in families
+
+
+def computes_same(piece: Piece, other: Value, ranges: Mapping[str, Range]) -> bool:
+    """Whether another value computes the same of arrays in place of what is given to the piece."""
+    twin = piece_of(other, lambda value: any(value is given for given in piece.given), lambda node: True)
+    draw = np.random.default_rng(0)
+    is_tried = False
+    for dims in piece.sizes(ranges, MOST) if twin is not None else ():
+        shapes = [type_shape(given.type, dims) for given in piece.given]
+        if twin is None or sum(int(np.prod(shape)) for shape in shapes) > MOST:
+            continue
+        arrays = {
+            given: draw.standard_normal(shape).astype(given.dtype.numpy)
+            for given, shape in zip(piece.given, shapes, strict=True)
+        }
+        is_tried = True
+        if not np.allclose(piece.compute(arrays, dims), twin.compute(arrays, dims), rtol=1e-3, atol=1e-5):
+            return False
+    return is_tried
 
 
 def _array(value: Value, values: Mapping[Value, np.ndarray]) -> np.ndarray:
