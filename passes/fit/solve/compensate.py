@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nomul.passes.fit.solve.hessian import importance_of, inverse_factor
+from nomul.passes.fit.solve.hessian import DAMPING, importance_of, inverse_factor
 from nomul.passes.fit.solve.lattice import Lattice, Parts, chunks, rows_of
 from nomul.passes.fit.solve.sparse import SparseLattice
 
@@ -27,14 +27,16 @@ class Fitted:
     values: np.ndarray
 
 
-def fit_matrix(weights: np.ndarray, hessian: np.ndarray | None, lattice: Lattice, group: int) -> Fitted:
+def fit_matrix(
+    weights: np.ndarray, hessian: np.ndarray | None, lattice: Lattice, group: int, damping: float = DAMPING
+) -> Fitted:
     """weights: [N, K].  group: columns of one scale, a divisor of K; 0: all.  hessian: [K, K], None: no calibration.
 
-    Raises ValueError for scales that cannot be stored."""
+    damping: of the Hessian, a share of its mean diagonal.  Raises ValueError for scales that cannot be stored."""
     group = group or weights.shape[1]
     if hessian is None:
         return fit_groups(weights, lattice, group)
-    return Compensation(weights, inverse_factor(hessian)).fit(lattice, 0, weights.shape[1], group)
+    return Compensation(weights, inverse_factor(hessian, damping)).fit(lattice, 0, weights.shape[1], group)
 
 
 def fit_groups(weights: np.ndarray, lattice: Lattice, group: int, importance: np.ndarray | None = None) -> Fitted:
