@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 NEVER_REFUSE = {"batch_norm_as_affine"} | {rule.name for rule in rule_classes("expand")} - {
     "byte_scores",
     "few_queries",
+    "stored_keys_values",
 }
 NOT_IN_A_TEXT = {  # faults of modules in memory, which no text can have: tests/ir/test_ir_verifier.py
     "NM302": "a name that comes too late is unknown to the parser (NM322)",
