@@ -94,7 +94,7 @@ def _run_func(
     values: dict[Value, Array] = dict(zip(func.params, inputs, strict=True))
     remaining = {value: len(value.users) for value in func.values()}
     for node in func.nodes:
-        operands = [None if arg is None else _read(arg, values) for arg in node.args]
+        operands = [None if arg is None else read_value(arg, values) for arg in node.args]
         results = _run_node(module, node, operands, dims)
         values.update(zip(node.results, results, strict=True))
         if observer:
@@ -104,7 +104,7 @@ def _run_func(
                 remaining[arg] -= 1
                 if remaining[arg] == 0 and not any(arg is kept for kept in func.returns):
                     values.pop(arg, None)
-    return [decoded(_read(value, values)) for value in func.returns]
+    return [decoded(read_value(value, values)) for value in func.returns]
 
 
 def _run_node(module: Module, node: Node, operands: list[Any], dims: Mapping[str, int]) -> Sequence[np.ndarray]:
@@ -115,7 +115,8 @@ def _run_node(module: Module, node: Node, operands: list[Any], dims: Mapping[str
     return evaluate_node(node, operands, dims)
 
 
-def _read(value: Value, values: Mapping[Value, Array]) -> Array:
+def read_value(value: Value, values: Mapping[Value, Array]) -> Array:
+    """A literal, a weight as it is stored, or what has been computed of the value."""
     if isinstance(value, Constant):
         return np.asarray(value.value, value.dtype.numpy)
     if not isinstance(value, Weight):

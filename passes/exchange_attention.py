@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from nomul.ir import interpreter
 from nomul.ir.errors import NomulError, Problem
-from nomul.ir.graph import Constant, Module, Node, Value, Weight
+from nomul.ir.graph import Module, Node, Value
 from nomul.passes.base import Pass, Report, note_for_user
 from nomul.passes.calibrate import Batch
 from nomul.passes.choice import ANY, Recipe, no_match
@@ -120,11 +119,6 @@ def operands_of(module: Module, nodes: Sequence[Node], batches: Sequence[Batch])
 
         interpreter.run(module, *batch, observer=observe)
         for node in nodes:
-            found[node].append([None if arg is None else _array(arg, values) for arg in node.args])
+            operands = (None if arg is None else interpreter.read_value(arg, values) for arg in node.args)
+            found[node].append([None if operand is None else interpreter.decoded(operand) for operand in operands])
     return found
-
-
-def _array(value: Value, values: Mapping[Value, Any]) -> np.ndarray:
-    if isinstance(value, Constant):
-        return np.asarray(value.value, value.dtype.numpy)
-    return value.array() if isinstance(value, Weight) else values[value]

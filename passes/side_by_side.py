@@ -8,9 +8,8 @@ from copy import copy
 
 import numpy as np
 
-from nomul.ir.encodings.terms import EncodedArray
-from nomul.ir.graph import Constant, Module, Value, Weight
-from nomul.ir.interpreter import bind_dims, evaluate_node
+from nomul.ir.graph import Module, Value
+from nomul.ir.interpreter import bind_dims, evaluate_node, read_value
 from nomul.passes.calibrate import Batch
 
 
@@ -28,7 +27,7 @@ class Run:
     def step(self) -> None:
         """The next node. Values that no later one reads are there until `forget`."""
         node = self._nodes[self.at]
-        operands = [None if arg is None else self._read(arg) for arg in node.args]
+        operands = [None if arg is None else read_value(arg, self.values) for arg in node.args]
         self.values.update(zip(node.results, evaluate_node(node, operands, self.dims), strict=True))
         self.at += 1
 
@@ -50,13 +49,6 @@ class Run:
         while trial.at < stop:
             trial.step()
         return trial.values
-
-    def _read(self, value: Value) -> np.ndarray | EncodedArray:
-        if isinstance(value, Constant):
-            return np.asarray(value.value, value.dtype.numpy)
-        if isinstance(value, Weight):
-            return value.encoded() if value.type.encoding else value.array()
-        return self.values[value]
 
 
 def _last_uses(module: Module) -> dict[int, list[Value]]:

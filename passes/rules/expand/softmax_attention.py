@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from nomul.ir.attention import STORED
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Constant, Node, Value
+from nomul.ir.ops.attention import TILES
 from nomul.ir.shapes import ONE
 from nomul.ir.types import DType
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
@@ -15,7 +16,6 @@ from nomul.passes.rules.expand.terms import need
 CHUNK = 128  # keys of a part: their 64 kB (a head of 64 in f32) outweigh what a part writes, and share out well
 MOST_QUERIES = 8
 _MOST_ROWS = 32  # queries times heads that read one key head
-_TILES = 6
 
 
 class ByteScores(NodeRule):
@@ -97,7 +97,7 @@ def _few_refusal(g: Rewriter, node: Node) -> str | None:
     queries = q.shape[1].value
     if queries is None or queries > MOST_QUERIES or node.attrs["scores"] != "f32" or q.dtype is not DType.F32:
         return ""
-    if node.operand(_TILES) is not None:
+    if node.operand(TILES) is not None:
         return "a mask of tiles is not for few queries"
     if queries * (int(q.shape[2]) // int(k.shape[2])) > _MOST_ROWS:
         return f"more than {_MOST_ROWS} query rows share a key head"
@@ -112,6 +112,6 @@ def _in_parts(g: Rewriter, node: Node, *stored: Value) -> Value:
     """stored: keys and values, and their scales where they are codes."""
     k, v, *scales = stored
     attrs = {name: value for name, value in node.attrs.items() if name not in ("scores", "keys_values", "tile")}
-    absent = [None] * (_TILES - len(node.args[:_TILES])) if scales else []
-    operands = (node.args[0], k, v, *node.args[3:_TILES], *absent, *scales)
+    absent = [None] * (TILES - len(node.args[:TILES])) if scales else []
+    operands = (node.args[0], k, v, *node.args[3:TILES], *absent, *scales)
     return g.nn.attention_merge(g.nn.attention_parts(*operands, chunk=CHUNK, **attrs))

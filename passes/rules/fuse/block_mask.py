@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from nomul.ir.graph import Node, Value
+from nomul.ir.ops.attention import TILES
 from nomul.ir.types import DType
 from nomul.passes.contraction import arranged, contraction
 from nomul.passes.contraction_axes import Label
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
 
-TILES = 6
 TILE = 64  # kernels skip tiles of so many tokens, or of a multiple
 
 

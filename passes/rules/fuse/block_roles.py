@@ -10,6 +10,7 @@ import numpy as np
 
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node, Value
+from nomul.ir.ops.attention import TILES
 from nomul.ir.shapes import ONE, Shape
 from nomul.passes.contraction import Contraction, Factor, contraction
 from nomul.passes.contraction_axes import Axes, Label, Misfit, fresh, regrouped
@@ -17,7 +18,6 @@ from nomul.passes.ranked_blocks import Ranked, ranked
 from nomul.passes.rule import NoMatch, Rewriter
 from nomul.passes.rules.fuse.linear_attention import behind_views, map_of
 
-TILES = 6
 Names = dict[Label, Label]  # what labels of a product are called in the attention
 
 

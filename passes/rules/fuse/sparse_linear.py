@@ -9,6 +9,7 @@ import numpy as np
 
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Node, Value
+from nomul.ir.ops.attention import TILES
 from nomul.ir.shapes import NOTHING
 from nomul.ir.views import view_chain
 from nomul.passes.contraction import Contraction, contraction, same_elements
@@ -17,7 +18,7 @@ from nomul.passes.contraction_sum import terms_of
 from nomul.passes.graph_tools import number, produced_by
 from nomul.passes.ranked_blocks import BETWEEN, FIRST, LAST
 from nomul.passes.rule import NodeRule, NoMatch, Rewriter
-from nomul.passes.rules.fuse.block_roles import TILES, Roles, product_of
+from nomul.passes.rules.fuse.block_roles import Roles, product_of
 from nomul.passes.view_tools import rebuild_views
 
 _PLAIN = {"scores": "f32", "causal": False, "window": 0, "softcap": 0.0}
