@@ -26,6 +26,13 @@ from nomul.recipe import read_recipe
 
 HEADS, SIZE = 4, 8
 RANDOM = np.random.default_rng(5)
+START = RANDOM.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """Each test has the same numbers, whatever ran before it."""
+    RANDOM.bit_generator.state = START
 
 
 def model(layers: int = 1, groups: int = HEADS, **rules: Any) -> Module:

@@ -19,6 +19,15 @@ from nomul.recipe import read_recipe
 
 HEADS, GROUPS, SIZE, WIDTH, TOKENS = 4, 2, 8, 16, 24
 RANDOM = np.random.default_rng(14)
+START = RANDOM.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """Each test has the same numbers, whatever ran before it."""
+    RANDOM.bit_generator.state = START
+
+
 Keywords = dict[str, Any]
 
 
