@@ -28,6 +28,7 @@ LARGEST_EMBEDDED = 2**30  # bytes of weights; larger ones go into a file of thei
 LARGEST_REACHABLE = 2**31 - 2**24  # code reaches its data within 2 GiB, on x86-64 and RISC-V
 WeightsPlace = Literal["auto", "embedded", "external"]
 WEIGHTS_ASSEMBLY = embedded("nm_weights", "weights.bin")
+_LARGE = 32 << 20  # bytes of weights; smaller ones stay in a cache
 _PIECE = 8 << 20  # bytes written at a time: file systems keep what came in one piece in huge pages
 
 
@@ -52,6 +53,11 @@ class Build:
     objects: tuple[str, ...]
     weights: WeightsImage
     external: bool
+
+    @property
+    def huge_pages(self) -> bool:
+        """Whether Linux shall be able to map embedded weights by huge pages: memory is read faster through them."""
+        return not self.external and self.weights.size >= _LARGE
 
 
 @contextmanager
@@ -87,7 +93,7 @@ def _compile(
         file.writelines((image.header, image.payload))
     sources = ["model.c"]
     if not external:
-        (folder / "weights.S").write_text(embedded("nm_weights", "weights.bin", image.size))
+        (folder / "weights.S").write_text(WEIGHTS_ASSEMBLY)
         sources.append("weights.S")
     return (*objects, *(compile_source(source, triple, flags, folder) for source in sources))
 
@@ -113,7 +119,9 @@ def link_library(
 def link_shared(build: Build, output: Path, facts: Mapping[str, Any]) -> Linked:
     """The files of `link_library` from compiled objects."""
     with disk_errors(output.parent):
-        library = link_objects(build.folder, build.objects, build.triple, output.name, _facts(build) | dict(facts))
+        library = link_objects(
+            build.folder, build.objects, build.triple, output.name, _facts(build) | dict(facts), build.huge_pages
+        )
         weights = Path(f"{output}.weights") if build.external else None
         if weights:
             place_file(build.folder / "weights.bin", weights)

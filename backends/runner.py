@@ -14,7 +14,7 @@ from nomul.backends.embed import embedded
 from nomul.backends.link import Build
 from nomul.backends.macho import finish
 from nomul.backends.recording import DATA_FILE, Recording, emit_recording
-from nomul.backends.shared_library import is_macho
+from nomul.backends.shared_library import HUGE_PAGES, is_macho
 from nomul.backends.zig import C_FLAGS, compile_source, runtime_objects, zig, zig_target
 
 FLAGS = ("-Os", "-fvisibility=default")  # a Mach-O linker makes hidden names local when it joins objects
@@ -46,7 +46,7 @@ def build_runner(build: Build, recording: Recording, weights_file: str) -> Path:
     recorded = _compile_recording(folder, triple, recording, list(closed_ranges(build.plan)), weights_file)
     model = [f"../{name}" for name in build.objects if name not in runtime]
     objects = [*model, *runtime, "runner.o", *recorded]
-    zig(["cc", *zig_target(triple), *_link_flags(triple), *objects, "-o", "nomul-run"], folder)
+    zig(["cc", *zig_target(triple), *_link_flags(triple, build.huge_pages), *objects, "-o", "nomul-run"], folder)
     program = folder / "nomul-run"
     if is_macho(triple):
         program.write_bytes(finish(program.read_bytes(), _HEADER_SYMBOL))
@@ -94,7 +94,7 @@ def _write_headers(folder: Path) -> None:
         (folder / Path(name).name).write_bytes(files("nomul.runtime").joinpath(name).read_bytes())
 
 
-def _link_flags(triple: str) -> list[str]:
+def _link_flags(triple: str, huge_pages: bool) -> list[str]:
     if is_macho(triple):
         return ["-Wl,-dead_strip"]
-    return ["-static", "-s", "-Wl,--gc-sections", "-Wl,--build-id=none"]
+    return ["-static", "-s", "-Wl,--gc-sections", "-Wl,--build-id=none", *(HUGE_PAGES if huge_pages else [])]

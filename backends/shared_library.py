@@ -13,6 +13,7 @@ from nomul.backends.macho import finish
 from nomul.backends.zig import compile_source, is_android, zig, zig_target
 from nomul.runtime.trailer import FACTS_SECTION, append_trailer, pack_facts
 
+HUGE_PAGES = ["-Wl,-z,max-page-size=2097152"]  # for ELF: bytes are as far from 2 MiB in memory as in the file
 _EXPORTS = "{ global: nm_query; local: *; };\n"
 _FACTS_ASSEMBLY = f"""\
 .section {",".join(FACTS_SECTION)},regular,no_dead_strip
@@ -25,22 +26,25 @@ def is_macho(triple: str) -> bool:
     return "-macos" in triple
 
 
-def link_objects(folder: Path, objects: Sequence[str], triple: str, name: str, facts: Mapping[str, Any]) -> Path:
+def link_objects(
+    folder: Path, objects: Sequence[str], triple: str, name: str, facts: Mapping[str, Any], huge_pages: bool = False
+) -> Path:
     """The library, linked from objects in `folder` and written there.
 
-    name: of the file that it is to be, which programs that are linked with it look for.  facts: JSON.
-    Raises NomulError (NM510)."""
+    name: of the file that it is to be, which programs that are linked with it look for.  facts: JSON.  huge_pages:
+    whether Linux shall be able to map an ELF file by such.  Raises NomulError (NM510)."""
     if is_macho(triple):
         return _link_macho(folder, objects, triple, name, facts)
-    library = _link_elf(folder, objects, triple, name)
+    library = _link_elf(folder, objects, triple, name, huge_pages)
     append_trailer(library, facts)
     return library
 
 
-def _link_elf(folder: Path, objects: Sequence[str], triple: str, name: str) -> Path:
+def _link_elf(folder: Path, objects: Sequence[str], triple: str, name: str, huge_pages: bool) -> Path:
     (folder / "exports.map").write_text(_EXPORTS)
     contents = ["-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,--version-script=exports.map", "-s"]
     flags = ["-shared", "-Xlinker", "-soname", "-Xlinker", name, *contents, "-Wl,-z,relro,-z,now"]
+    flags += HUGE_PAGES if huge_pages else []
     libraries = ["-lpthread", "-Wl,-z,defs"]
     if is_android(triple):
         libraries = ["-nostdlib", "-Wl,--no-as-needed", _bionic(folder, triple)]
