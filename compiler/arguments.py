@@ -83,5 +83,5 @@ def load_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
     except OSError as error:
         raise NomulError("NM012", f"cannot read {path}: {error.strerror or error}") from None
-    except Exception as error:  # numpy and zipfile raise many kinds for damaged files
-        raise NomulError("NM012", f"{path} is not a .npy or .npz file: {error}") from None
+    except Exception:  # numpy and zipfile raise many kinds for damaged files, and numpy tells to unpickle
+        raise NomulError("NM012", f"{path} is no .npy or .npz file, is damaged, or holds Python objects") from None

@@ -46,16 +46,20 @@ from nomul.passes.exchange import AttentionRule, all_forms, read_form
 from nomul.passes.fit import find_fitter, fitters_of
 from nomul.passes.transforms import read_transformation
 
+T = TypeVar("T")
 RecipeLike = str | Path | Mapping[str, Any] | Recipe | None
 SUFFIX = ".toml"
 _TEXTS = {"match", "role", "weights", "fitter", "scope", "act"}
 _KEYS = {*_TEXTS, "act_levels", "transforms"}
 _EMBEDDINGS = "embeddings"
 _SETTINGS = ("max_error", _EMBEDDINGS)
-T = TypeVar("T")
 _FLAGS = ("strict", "correct_means")
 _LISTS = ("layers", "attention")
 _SHAPE = 'a rule is [[layers]] with weights = "ENCODING", or [[attention]] with form = "FORM" (nomul explain NM008)'
+
+
+class _NoEncoding(ValueError):
+    """A text that is no encoding."""
 
 
 def read_recipe(recipe: RecipeLike) -> Recipe:
@@ -155,14 +159,15 @@ def _read_all(
             rules.append(read(table))
         except (ValueError, TypeError) as error:
             place = f"'{table['match']}'" if "match" in table else f"rule {number} of [[{name}]]"
-            problems.append(Problem("NM009", f"{error} (for {place})", help=help))
+            wrong_key = name == "layers" and not isinstance(error, _NoEncoding)
+            problems.append(Problem("NM009", f"{error} (for {place})", help=None if wrong_key else help))
     return rules
 
 
 def _table_encoding(text: Any) -> Encoding | None:
     """Raises ValueError for what is no encoding."""
     if not isinstance(text, str):
-        raise ValueError(f"an encoding is a text, not {text!r}")
+        raise _NoEncoding(f"an encoding is a text, not {text!r}")
     return _encoding_or_plain(text)
 
 
@@ -243,4 +248,4 @@ def _encoding(text: str) -> Encoding:
         head = text.partition("<")[0].strip()
         near = difflib.get_close_matches(head, [PLAIN, *all_encodings(), *built_in()], 2)
         guess = f" (did you mean {' or '.join(near)}?)" if near and head not in all_encodings() else ""
-        raise ValueError(f"'{text}' is no encoding: {error.args[0] if error.args else error}{guess}") from None
+        raise _NoEncoding(f"'{text}' is no encoding: {error.args[0] if error.args else error}{guess}") from None

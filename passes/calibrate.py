@@ -13,6 +13,7 @@ from nomul.passes.layers import Layer, is_depthwise
 
 Batch = Sequence[np.ndarray]  # one array for each input of @main
 MEMORY = 2 << 30  # bytes of Hessians at one time; more layers need another run over the data
+ROUNDING = 1e-6  # relative, of sums in f32 over the rows of a batch
 ROWS = 1 << 14  # of one batch and one layer; a longer input is thinned out evenly
 
 
@@ -32,8 +33,13 @@ class Statistics:
 
     @property
     def covariance(self) -> np.ndarray:
-        """[K, K]: what is left of the Hessian where a bias takes care of the mean error."""
-        return self.hessian - np.outer(self.mean, self.mean)
+        """[K, K]: what is left of the Hessian where a bias takes care of the mean error; 0 for inputs that do not vary
+        beyond the rounding of these sums."""
+        covariance = self.hessian - np.outer(self.mean, self.mean)
+        constant = np.diag(covariance) <= ROUNDING * np.diag(self.hessian)
+        covariance[constant] = 0
+        covariance[:, constant] = 0
+        return covariance
 
 
 def waves(layers: Sequence[Layer], memory: int = MEMORY) -> list[list[Layer]]:

@@ -31,7 +31,7 @@ class Library:
         self.facts = read_facts(path, verify)
         _check_machine(path, self.facts)
         try:
-            self._handle: ctypes.CDLL | None = ctypes.CDLL(os.path.abspath(path), mode=ctypes.RTLD_LOCAL)
+            self._handle: ctypes.CDLL | None = ctypes.CDLL(_own_spelling(path), mode=ctypes.RTLD_LOCAL)
             self.model: Any = _query(self._handle, path)
         except OSError as error:
             raise RuntimeFault("NM605", f"the system cannot load {path}: {error}") from error
@@ -77,6 +77,14 @@ class Library:
         self._copy = None
         handle, self._handle, self.model = self._handle, None, None
         dlclose(handle._handle)
+
+
+def _own_spelling(path: Path) -> str:
+    """The path with dots and slashes that spell the file's number: glibc hands out a library that is open already
+    for a name that it knows, also where another file has taken that name since."""
+    whole = os.path.abspath(path)
+    dots = "".join("/." if bit == "1" else "/" for bit in f"{os.stat(whole).st_ino:b}")
+    return f"{os.path.dirname(whole)}{dots}/{os.path.basename(whole)}"
 
 
 def _query(handle: ctypes.CDLL, path: Path) -> Any:

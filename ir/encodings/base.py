@@ -65,8 +65,11 @@ class Encoding:
     def from_text(cls, parameters: Mapping[str, str | Encoding]) -> Self:
         """The encoding that prints these parameters. Raises ValueError (a value), TypeError (a name)."""
         kinds, fields_of = get_type_hints(cls), {f.name.removesuffix("_"): f.name for f in fields(cls)}
-        named = {fields_of.get(name, name): text for name, text in parameters.items()}
-        return cls(**{name: _parameter(kinds.get(name, str), text) for name, text in named.items()})
+        for name in parameters:
+            if name not in fields_of:
+                raise TypeError(f"there is no parameter '{name}', but {', '.join(fields_of) or 'none'}")
+        named = {fields_of[name]: text for name, text in parameters.items()}
+        return cls(**{name: _parameter(kinds[name], text) for name, text in named.items()})
 
     def __str__(self) -> str:
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}

@@ -52,6 +52,14 @@ def test_statistics_are_means_over_all_batches() -> None:
     assert done == [1, 2]
 
 
+@pytest.mark.parametrize("rows", [1, 7])
+def test_inputs_that_do_not_vary_have_no_covariance(rows: int) -> None:
+    module = branches()
+    batch = np.repeat(np.random.default_rng(3).standard_normal((1, 8)).astype(np.float32), rows, axis=0)
+    found = collect(module, layers_of(module), [[batch]], lambda _: None)
+    assert not found["a"].covariance.any() and found["a"].hessian.any()
+
+
 def test_a_long_input_is_thinned_out() -> None:
     g = Graph({"B": (1, 99999)})
     module = g.module(g.b.nn.linear(g.input("x", "B", 2), g.weight("w", 2, 2)))

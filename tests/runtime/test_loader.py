@@ -173,6 +173,15 @@ def test_profile_names_every_step(toy: Artifact) -> None:
     assert all(0 < seconds < 1 for _, seconds in rows)
 
 
+def test_a_file_written_anew_is_loaded_anew(tmp_path: Path) -> None:
+    path = tmp_path / "toy.so"
+    with load(link_library(toy_plan(), path).library) as first:
+        with load(link_library(replace(toy_plan(), name="other"), path).library) as second:
+            assert (first.name, second.name) == ("toy", "other")
+        x, y = toy_inputs()
+        np.testing.assert_array_equal(first(x, y)[0], toy_reference(x, y))
+
+
 def test_a_closed_artifact_refuses(toy_library: Path) -> None:
     artifact = load(toy_library)
     artifact(*toy_inputs(), threads=2)
