@@ -10,6 +10,7 @@ import numpy as np
 
 from nomul.ir.dim import Dim, Range
 from nomul.ir.graph import Constant, Node, Value
+from nomul.ir.ops.attention import LENGTHS, TILES
 from nomul.ir.shapes import ONE, Shape
 from nomul.ir.types import DType
 from nomul.passes.folding import known_array
@@ -32,7 +33,7 @@ class CausalMask(NodeRule):
             return None
         q, k = node.args[0], node.args[1]
         assert q is not None and k is not None
-        found = _Mask(mask) if mask.dtype is DType.BOOL else _visible(g, mask)
+        found = Hiding(mask) if mask.dtype is DType.BOOL else hiding(g, mask)
         if found is None:
             return None
         judge = Judge((q.shape[1], k.shape[1]), g.module.dims)
@@ -41,8 +42,8 @@ class CausalMask(NodeRule):
         rest = [(part, shape) for part, shape, facts in parts if facts is None or not facts.told_by(attrs)]
         if len(rest) == len(parts):
             return None
-        if found.hidden != -inf and rest:
-            raise NoMatch("the additive mask hides more than later keys: a row without any key would differ", mask)
+        if found.hidden != -inf:
+            _check_rows(node, attrs, g.module.dims, bool(rest), mask)
         kept = None
         for part, shape in rest:
             part = part if part.shape == shape else g.view.reshape(part, shape=shape)
@@ -52,8 +53,20 @@ class CausalMask(NodeRule):
         return g.nn.attention(*node.args[:3], kept, *node.args[4:], **attrs)
 
 
+def _check_rows(node: Node, attrs: dict[str, Any], ranges: dict[str, Range], is_part: bool, mask: Value) -> None:
+    """Raises NoMatch where a query may see no key: all keys that a finite number hides weigh the same to it then."""
+    if is_part:
+        raise NoMatch("the additive mask hides more than later keys: a row without any key would differ", mask)
+    q, k = node.args[:2]
+    assert q is not None and k is not None
+    if attrs["window"] and (q.shape[1] - k.shape[1]).bounds(ranges)[1] > 0:
+        raise NoMatch("queries behind the last key see none in a window: the additive mask would give them all", mask)
+    if node.operand(LENGTHS) is not None or node.operand(TILES) is not None:
+        raise NoMatch("a query may see no key at all: the additive mask would give it all that it hides", mask)
+
+
 @dataclass(frozen=True)
-class _Mask:
+class Hiding:
     """hidden: what is added to scores where the bools `visible` are false; bias: what is added to the others."""
 
     visible: Value
@@ -81,11 +94,11 @@ def _combined(attrs: dict[str, Any], found: list[Facts]) -> dict[str, Any]:
     return attrs
 
 
-def _visible(g: Rewriter, mask: Value) -> _Mask | None:
+def hiding(g: Rewriter, mask: Value) -> Hiding | None:
     """An additive mask where(condition, bias or 0, hidden), or None."""
     array = known_array(mask)
     if array is not None and array.ndim >= 2 and ((array == 0) | (array <= HIDDEN)).all():
-        return _Mask(g.weight("visible", array == 0), float(array.max(where=array != 0, initial=-inf)))
+        return Hiding(g.weight("visible", array == 0), float(array.max(where=array != 0, initial=-inf)))
     where = produced_by(mask, "ew.where")
     if where is None:
         return None
@@ -95,7 +108,7 @@ def _visible(g: Rewriter, mask: Value) -> _Mask | None:
         lowest, value = number(hidden), number(seen)
         if lowest is None or not -inf <= lowest <= HIDDEN or (value is not None and value != 0):
             continue
-        return _Mask(g.ew.not_(condition) if is_inverted else condition, lowest, None if value == 0 else seen)
+        return Hiding(g.ew.not_(condition) if is_inverted else condition, lowest, None if value == 0 else seen)
     return None
 
 

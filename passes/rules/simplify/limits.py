@@ -70,6 +70,22 @@ class Select(NodeRule):
         return x if x is y and x.type == node.result.type else None
 
 
+class SelectOfTruth(NodeRule):
+    """where(a, b, false) -> a and b; where(a, true, b) -> a or b; the same for not a."""
+
+    ops = ("ew.where",)
+
+    def apply(self, g: Rewriter, node: Node) -> Value | None:
+        condition, *branches = node.args
+        for truth, other, is_inverted in ((*branches, False), (*branches[::-1], True)):
+            if not isinstance(truth, Constant) or truth.dtype is not DType.BOOL or other is None:
+                continue
+            seen = g.ew.not_(condition) if is_inverted == bool(truth.value) else condition
+            result: Value = (g.ew.or_ if truth.value else g.ew.and_)(seen, other)
+            return result if result.type == node.result.type else None
+        return None
+
+
 class Logic(NodeRule):
     """and / or with a literal."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,11 +15,12 @@ BLOCK, TOKENS = 64, 256
 
 class SparseLinear(torch.nn.Module):  # type: ignore[misc, name-defined]
     """form: "second" release, the linear part over all keys; "weights", "tables" of the first, over marginal blocks;
-    "less": the first by taking the critical blocks off the sums over all."""
+    "less": the first by taking the critical blocks off the sums over all.
+    hide: what other blocks' scores are filled with in front of a softmax; None: a mask of torch's own attention."""
 
-    def __init__(self, form: str, negligible: int = 0) -> None:
+    def __init__(self, form: str, negligible: int = 0, hide: float | None = None) -> None:
         super().__init__()
-        self.form, self.negligible = form, negligible
+        self.form, self.negligible, self.hide = form, negligible, hide
         self.project = torch.nn.Linear(SIZE, SIZE)
 
     def forward(self, q: Any, k: Any, v: Any) -> Any:
@@ -29,7 +31,10 @@ class SparseLinear(torch.nn.Module):  # type: ignore[misc, name-defined]
             scores = (scores * SIZE**-0.5).softmax(-1)
         best = torch.zeros_like(scores, dtype=torch.int8).scatter_(-1, scores.topk(2, -1).indices, 1)
         seen = best.bool().repeat_interleave(BLOCK, -2).repeat_interleave(BLOCK, -1)
-        sparse = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        if self.hide is None:
+            sparse = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        else:
+            sparse = (q @ k.transpose(-2, -1) * SIZE**-0.5).masked_fill(~seen, self.hide).softmax(-1) @ v
         far = 1 - best.float()
         if self.negligible:
             far = far.scatter(-1, scores.topk(self.negligible, -1, largest=False).indices, 0.0)
@@ -59,7 +64,16 @@ def pooled(x: Any) -> Any:
 
 @pytest.mark.parametrize(("form", "negligible"), [("second", 0), ("weights", 1), ("tables", 0), ("less", 0)])
 def test_sparse_linear(form: str, negligible: int) -> None:
-    model, inputs = Block(SparseLinear(form, negligible)).eval(), (torch.randn(2, TOKENS, WIDTH),)
+    check(SparseLinear(form, negligible), form, negligible)
+
+
+@pytest.mark.parametrize("hide", [-math.inf, -1e9, torch.finfo(torch.float32).min])
+def test_hidden_blocks_of_scores(hide: float) -> None:
+    check(SparseLinear("tables", hide=hide), "tables", 0)
+
+
+def check(layer: SparseLinear, form: str, negligible: int) -> None:
+    model, inputs = Block(layer).eval(), (torch.randn(2, TOKENS, WIDTH),)
     module = fused(model, inputs)
     assert ops_of(module) == ["nn.linear", "nn.sparse_linear_attention", "nn.linear"]
     (node,) = [node for node in module.main.nodes if node.op == "nn.sparse_linear_attention"]
