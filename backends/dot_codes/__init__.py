@@ -33,7 +33,9 @@ class Codes:
     parts: the numbers that are stored for a weight, each as widths of 1, 2, 4 or 8 bits, the lowest bits first.
     summands: of every term, larger factors first.  offset: None stands for a zero point for each row and group.
     largest: the largest magnitude of a weight.  terms: matrices of this form, each with scales of its own.
-    ones: whether a term of ones stands behind them.  unit: what stored scales are multiplied by."""
+    ones: whether a term of ones stands behind them.  unit: what stored scales are multiplied by.
+    palettes: whether each field of a number, of at most two bits, looks up a byte among four of its row and group, and
+    the sum of these bytes is what is multiplied. That takes one term, one part and no tables."""
 
     parts: tuple[tuple[int, ...], ...]
     summands: tuple[Summand, ...]
@@ -42,15 +44,22 @@ class Codes:
     terms: int = 1
     ones: bool = False
     unit: float = 1.0
+    palettes: bool = False
 
     @property
     def is_wide(self) -> bool:
         """Whether bytes may exceed 128."""
-        return any(summand.table is not None or 8 in self.parts[summand.part] for summand in self.summands)
+        looked_up = self.palettes or any(summand.table is not None for summand in self.summands)
+        return looked_up or any(8 in self.parts[summand.part] for summand in self.summands)
 
     @property
     def tables(self) -> int:
         return len({summand.table for summand in self.summands} - {None})
+
+    @property
+    def is_field(self) -> bool:
+        """Whether a weight is one field of bits, less the offset."""
+        return len(self.summands) == 1 and len(self.parts[0]) == 1 and not (self.tables or self.palettes)
 
     @property
     def scales(self) -> int:
@@ -61,12 +70,13 @@ class Codes:
 @dataclass(frozen=True, eq=False)
 class Arrays:
     """numbers: u8 [terms, parts, N, K].  scales: [scales, N, G] as they are stored.  zeros: u8 [N, G].
-    tables: u8 [tables, 16 or 32]."""
+    tables: u8 [tables, 16 or 32].  palettes: u8 [fields, N, G, 4]."""
 
     numbers: np.ndarray
     scales: np.ndarray
     zeros: np.ndarray | None = None
     tables: np.ndarray | None = None
+    palettes: np.ndarray | None = None
 
 
 Form = Callable[[Any], Codes | str]

@@ -68,7 +68,6 @@ def tap_shape(encoding: Encoding, weights: tuple[int, ...]) -> TapShape | str:
     if codes.largest > LEVELS:
         return "the weights are not integers of eight bits"
     kernel = (weights[2], weights[3])
-    is_field = len(codes.summands) == 1 and not codes.tables and len(codes.parts[0]) == 1
-    if is_field and codes.offset is not None and codes.parts[0][0] < 8:
+    if codes.is_field and codes.offset is not None and codes.parts[0][0] < 8:
         return TapShape(weights[0], kernel, codes.scales, codes.parts[0][0], codes.offset, codes.largest)
     return TapShape(weights[0], kernel, codes.scales, 8, 0, codes.largest)

@@ -8,6 +8,7 @@ A vector of 64 bytes holds for 16 rows four neighbouring columns in each of its 
 
 A panel is [groups, terms, parts, units, vectors, 4 blocks of 16 rows, 16 rows, 4 bytes]. A unit is as many columns as a
 vector of the narrowest field of any part holds; a part's vectors of a unit stand field by field, lowest bits first.
+Palettes stand before the units: for each field a vector for all rows, in the lane of a row the four bytes of its group.
 Groups of columns are padded to whole units with zeros. So all that a panel needs is one run of bytes.
 """
 
@@ -76,9 +77,14 @@ class DotShape:
         """Of a unit of a part."""
         return sum(self.unit * width // 32 for width in self.codes.parts[part])
 
+    @property
+    def palettes(self) -> int:
+        """Vectors that stand before the units of a part."""
+        return len(self.codes.parts[0]) if self.codes.palettes else 0
+
     def part_offset(self, part: int) -> int:
         """Where a part begins inside a term of a group."""
-        return sum(self.units * self.vectors(before) * PANEL for before in range(part))
+        return sum((self.palettes + self.units * self.vectors(before)) * PANEL for before in range(part))
 
     @property
     def term_stride(self) -> int:

@@ -24,7 +24,7 @@ def cycles(shape: DotShape, target: Target, rows: int) -> float:
     vectors = columns * shape.padded * shape.groups * codes.terms * len(codes.summands) / _VECTOR
     dot = _DOT if is_fused(target) else _WIDE_PAIRS if codes.is_wide else _PAIRS
     unpacking = _IN_REGISTERS if rows <= _FEW else _TO_PANEL * ceil(rows / _SHARE)
-    unpacking += _LOOK_UP * (codes.tables > 0)
+    unpacking += _LOOK_UP * (codes.tables > 0 or shape.palettes)
     finish = rows * shape.groups * codes.terms * columns / BLOCK * _FINISH
     arithmetic = vectors * (rows * dot + unpacking) + finish
     return with_memory(arithmetic, 4 * shape.panels * shape.panel_stride, _OVERLAP)

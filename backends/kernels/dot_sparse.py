@@ -47,6 +47,8 @@ def _value_refusal(value: Encoding | None) -> str | None:
     codes = codes_of(value)
     if isinstance(codes, str):
         return codes
+    if codes.palettes:
+        return "the kept weights have palettes of their own in every group"
     return "offsets of the kept weights are terms of their own" if codes.ones else None
 
 

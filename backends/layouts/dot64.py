@@ -28,10 +28,19 @@ def pack_encoded(weights: EncodedArray, taps: int = 1) -> dict[str, np.ndarray]:
 
 def fields_of(shape: DotShape, numbers: np.ndarray, arrays: Arrays) -> dict[str, np.ndarray]:
     """The packed fields. numbers: u8 [terms, parts, N, K], in place of those of `arrays`."""
-    packed = {"codes": by_units(shape, numbers), "scale": _by_panel(shape, arrays.scales)}
+    codes = by_units(shape, numbers)
+    if arrays.palettes is not None:
+        codes = np.concatenate([_palettes(shape, arrays.palettes), codes], axis=-1)
+    packed = {"codes": codes, "scale": _by_panel(shape, arrays.scales)}
     if arrays.zeros is not None:
         packed["zero"] = _by_panel(shape, arrays.zeros[None])
     return packed if arrays.tables is None else packed | {"table": arrays.tables}
+
+
+def _palettes(shape: DotShape, palettes: np.ndarray) -> np.ndarray:
+    """u8 [panels, groups, 1, bytes] of palettes [fields, N, G, 4]."""
+    words = _by_panel(shape, np.ascontiguousarray(palettes).view(np.uint32)[..., 0])
+    return words.view(np.uint8).reshape(shape.panels, shape.groups, 1, -1)
 
 
 def by_units(shape: DotShape, numbers: np.ndarray) -> np.ndarray:

@@ -123,7 +123,7 @@ def entries(columns: int) -> np.ndarray:
 
 def columns_of(encoding: Encoding | None) -> int | None:
     """Columns of an index where the encoding has planes that indices can hold."""
-    if isinstance(encoding, Bitplane):
+    if isinstance(encoding, Bitplane) and not encoding.tied:
         return FIVES
     if not isinstance(encoding, Ternary) or encoding.tied:
         return None

@@ -6,7 +6,7 @@ A source is read unit by unit: piece i of a unit is a vector of four columns, 4 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from tvm import tirx
 from nomul.backends.dot_codes import Summand
 from nomul.backends.dot_codes.shape import PANEL, RUN, DotShape
 from nomul.backends.tir.body import let
-from nomul.backends.tir.byte_table import ByteTables
+from nomul.backends.tir.byte_table import ByteTables, added_bytes, look_up_by_row
 from nomul.backends.tir.vectors import load, spread
 
 Expr = Any
@@ -30,6 +30,10 @@ class Panel:
     columns = RUN
     stride = PANEL
     shifts = (0,)
+
+    def opened(self, place: Expr, vectors: int) -> tuple[Panel, Expr]:
+        """What reads units, and where they begin, for bytes of a group that begin at `place`."""
+        return self, place
 
     def reader(self, place: Expr) -> PanelReader:
         return PanelReader(self, place)
@@ -52,7 +56,7 @@ class Packed:
     """Numbers of a summand. in_place: planes above the lowest stay where they are in their bytes, and are summed apart.
 
     columns: of a unit.  stride: elements from one unit to the next.  shifts: by how many bits the sum of each plane
-    is too high."""
+    is too high.  palettes: of the group that is read, [field][vector]."""
 
     buffer: Any
     lanes: int
@@ -60,6 +64,20 @@ class Packed:
     summand: Summand
     tables: ByteTables | None
     in_place: bool
+    palettes: tuple[tuple[Expr, ...], ...] = ()
+
+    def opened(self, place: Expr, vectors: int) -> tuple[Packed, Expr]:
+        """What reads units, and where they begin, for numbers of a group that begin at `place`, for the rows of so many
+        vectors. Outside of loops over units: palettes are kept in registers."""
+        count = self.shape.palettes
+        palettes = tuple(
+            tuple(self._palette(place + number * PANEL + vector * self.lanes) for vector in range(vectors))
+            for number in range(count)
+        )
+        return replace(self, palettes=palettes), let("units_start", place + count * PANEL) if count else place
+
+    def _palette(self, place: Expr) -> Expr:
+        return let("palette", load(self.buffer, place, self.lanes))
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -92,17 +110,27 @@ class PackedReader:
     def piece(self, number: int, vector: int) -> Expr:
         source = self.source
         before, below, value = 0, 0, None
-        for width in source.widths:
+        for position, width in enumerate(source.widths):
             planes = 8 // width
             stored = self._stored(before + number // planes, vector)
-            part = self._field(stored, width, number % planes * width, below)
-            value = part if value is None else tirx.bitwise_or(value, part)
+            at = number % planes * width
+            if source.palettes:
+                value = self._looked_up(value, position, self._field(stored, width, at, 0), vector)
+            else:
+                part = self._field(stored, width, at, below)
+                value = part if value is None else tirx.bitwise_or(value, part)
             before += source.columns * width // 32
             below += width
         if source.summand.table is None:
             return value
         assert source.tables is not None
         return source.tables.look_up(source.summand.table, let("number", value))
+
+    def _looked_up(self, value: Expr, position: int, numbers: Expr, vector: int) -> Expr:
+        """`value`, or nothing, and the bytes that a field's numbers name."""
+        lanes = self.source.lanes
+        entry = look_up_by_row(self.source.palettes[position][vector], numbers, lanes)
+        return entry if value is None else added_bytes(value, entry, lanes)
 
     def _stored(self, group: int, vector: int) -> Expr:
         key = (group, vector)

@@ -272,7 +272,8 @@ class _Tile:
     def _sum(self, source: Source, number: Expr, q: Any, starts: Sequence[Expr]) -> None:
         """All products of one summand."""
         owner, distance = self.owner, self._distance(source)
-        place = let("weights_start", self.weights.start(*self.part, number) + self.column)
+        start = let("weights_start", self.weights.start(*self.part, number) + self.column)
+        source, place = source.opened(start, self.vectors)
         with loop("unit", owner.shape.padded // source.columns) as unit:
             unit_start = let("unit_start", place + unit * source.stride)
             if distance is not None:

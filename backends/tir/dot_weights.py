@@ -70,8 +70,7 @@ class PackedWeights:
         if self.is_plain:
             return [byte_source.Panel(self.fields["codes"], self.lanes)]
         codes, buffer = self.shape.codes, self.fields["codes"]
-        is_one_field = len(codes.summands) == 1 and len(codes.parts[0]) == 1 and not codes.tables
-        in_place = is_one_field and Registers.of(self._frame.target).keeps(rows, 8 // codes.parts[0][0])
+        in_place = codes.is_field and Registers.of(self._frame.target).keeps(rows, 8 // codes.parts[0][0])
         return [Packed(buffer, self.lanes, self.shape, summand, self.tables, in_place) for summand in codes.summands]
 
     def _start(self, group: Expr, term: Expr, number: Expr) -> Expr:
@@ -126,7 +125,8 @@ class UnpackedPanel:
                 start = let("packed", packed.start(group, term, index(number)))
                 target = let("target", self.start(group, term, index(number)))
                 with loop("unit", shape.units) as unit, loop("block", shape.blocks) as block:
-                    reader = source.reader(let("from", start + unit * source.stride + block * BLOCK))
+                    opened, first = source.opened(start + block * BLOCK, BLOCK // self.lanes)
+                    reader = opened.reader(let("from", first + unit * source.stride))
                     place = let("to", target + unit * (shape.unit // RUN * PANEL) + block * BLOCK)
                     self._fill_unit(reader, place)
 

@@ -15,7 +15,7 @@ from tvm import tirx
 from nomul.backends.dot_codes.shape import PANEL, RUN, DotShape
 from nomul.backends.tir import register_tile
 from nomul.backends.tir.body import index, let, loop, when
-from nomul.backends.tir.byte_source import Reader, Sources
+from nomul.backends.tir.byte_source import Source
 from nomul.backends.tir.dot_weights import ROWS, PackedWeights
 from nomul.backends.tir.scratch import Scratch
 from nomul.backends.tir.vectors import spread, store_vector
@@ -30,6 +30,9 @@ class _Scales(NamedTuple):
     terms: list[Expr]
     ones: Expr | None
     zero: Expr | None
+
+
+_Opened = tuple[Source, Expr]
 
 
 class UnpackedFloats:
@@ -47,8 +50,9 @@ class UnpackedFloats:
             offset = let("offset", vector * self._lanes)
             column = let("from_column", first - panel * PANEL + offset)
             scales = self._read_scales(group, column)
+            sources = self._opened(group, column, len(scales.terms))
             with loop("unit", self._shape.units) as unit:
-                self._fill_unit(group, unit, column, offset, scales)
+                self._fill_unit(group, unit, sources, offset, scales)
 
     def _read_scales(self, group: Expr, column: Expr) -> _Scales:
         codes, scaling = self._shape.codes, self._packed.scaling()
@@ -56,10 +60,11 @@ class UnpackedFloats:
         zero = let("zero", scaling.zero(group, column)) if scaling.zero else None
         return _Scales(scales[: codes.terms], scales[-1] if codes.ones else None, zero)
 
-    def _fill_unit(self, group: Expr, unit: Expr, column: Expr, offset: Expr, scales: _Scales) -> None:
-        shape, packed, sources = self._shape, self._packed.weights(), self._packed.sources(ROWS)
+    def _fill_unit(self, group: Expr, unit: Expr, sources: list[list[_Opened]], offset: Expr, scales: _Scales) -> None:
+        shape = self._shape
         readers = [
-            self._readers(sources, packed.start, (group, term), unit, column) for term in range(len(scales.terms))
+            [source.reader(let("unit_start", first + unit * source.stride)) for source, first in term]
+            for term in sources
         ]
         inside = let("inside", unit * shape.unit)
         place = let("place", (group * shape.size + inside) * WIDTH + offset + self.region.start)
@@ -70,12 +75,15 @@ class UnpackedFloats:
                 with when(inside + step < shape.size) if shape.is_padded else nullcontext():
                     store_vector(self.region.buffer, place + step * WIDTH, self._value(bytes_, byte, scales))
 
-    def _readers(self, sources: Sources, start: Any, part: tuple[Expr, int], unit: Expr, column: Expr) -> list[Reader]:
-        """One for each summand of a term."""
-        group, term = part
+    def _opened(self, group: Expr, column: Expr, terms: int) -> list[list[_Opened]]:
+        """For each summand of each term what reads its units, and where they begin."""
+        start, sources = self._packed.weights().start, self._packed.sources(ROWS)
         return [
-            source.reader(let("unit_start", start(group, index(term), index(number)) + unit * source.stride + column))
-            for number, source in enumerate(sources)
+            [
+                source.opened(let("numbers", start(group, index(term), index(number)) + column), 1)
+                for number, source in enumerate(sources)
+            ]
+            for term in range(terms)
         ]
 
     def _value(self, bytes_: list[list[Expr]], byte: int, scales: _Scales) -> Expr:

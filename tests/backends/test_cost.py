@@ -41,6 +41,12 @@ def test_bits_and_short_trits_are_looked_up(target: str) -> None:
     assert chosen(target, "ternary<group=128, pack=3of4>", (1, 1)) == "look_up"
 
 
+@pytest.mark.parametrize("target", [ALL, BEST])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_tied_planes_are_multiplied(target: str, bits: int) -> None:
+    assert chosen(target, f"bitplane<bits={bits}, group=128, tied=1>") == "bytes_product"
+
+
 def test_all_levels_have_a_say() -> None:
     """Look-ups of words are slower on levels without VBMI, beside dot products, than on the best."""
     group = layer("ternary<planes=2, group=128>", (11, 11))

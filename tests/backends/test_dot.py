@@ -30,17 +30,20 @@ QUICK = {
         "int4<group=12, zero=1>",
         "ternary<planes=3, group=32, tied=1>",
         "bitplane<bits=2, group=96>",
+        "bitplane<bits=3, group=64, tied=1>",
         "codebook<entries=32, group=64>",
         "shift<terms=2, group=48>",
     )
 }
-FEW = ("int8<group=64>", "ternary<planes=2, group=32>")
+FEW = ("int8<group=64>", "ternary<planes=2, group=32>", "bitplane<bits=2, group=32, tied=1>")
 MORE = (
     "int8<zero=1, group=32>",
     "int4",
     "ternary<planes=1, pack=base3, scales=f32>",
     "ternary<planes=2, tied=1, group=64, scales=bf16>",
     "bitplane<bits=4, group=32>",
+    "bitplane<bits=4, group=96, tied=1>",
+    "bitplane<bits=1, group=24, tied=1>",
     "codebook<entries=16, group=24>",
     "shift<terms=1, pack=5bit, group=64>",
     "shift<terms=3, group=64>",

@@ -18,7 +18,13 @@ SERVED = [
     for text in EXAMPLES
     if parse_encoding(text).is_integer and parse_encoding(text).name in encodings_with_codes() and "3of4" not in text
 ]
-QUICK = ("int4<group=6, zero=1>", "bitplane<bits=2, group=32>", "codebook<entries=32>", "ternary<planes=2, group=32>")
+QUICK = (
+    "int4<group=6, zero=1>",
+    "bitplane<bits=2, group=32>",
+    "bitplane<bits=3, tied=1>",
+    "codebook<entries=32>",
+    "ternary<planes=2, group=32>",
+)
 
 
 def check_linear(on: str, texts: tuple[str, ...], counts: tuple[int, ...]) -> None:

@@ -6,11 +6,14 @@ from itertools import product
 
 import numpy as np
 
+from nomul.ir.encodings.bitplane import Bitplane
+from nomul.ir.encodings.tied_planes import LIMIT, tie
 from nomul.passes.fit.solve.lattice import Parts
 
 RIDGE, RIDGE_MOST, CONDITION_MOST = 1e-8, 1.0, 1e6
 SETTLED, ITERATIONS = 1e-4, 50
 ALTERNATIONS = 10
+LIMITS = tuple(LIMIT - step for step in range(0, 24, 3))  # largest magnitudes of tied planes' weights that are tried
 
 
 def trit_combinations(planes: int) -> np.ndarray:
@@ -113,6 +116,25 @@ def solve_bits(groups: np.ndarray, importance: np.ndarray, combinations: np.ndar
         best = np.where(better, error, best)
         kept = {name: np.where(better, values, kept[name]) for name, values in scales.items()}
         scales = _regress_bits(combinations[codes], groups, importance)
+    return kept
+
+
+def solve_tied_bits(groups: np.ndarray, importance: np.ndarray, encoding: Bitplane) -> Parts:
+    """Integers near HLQ's scales: of several roundings, by the largest weight in units of the scale, the one of least
+    error with the nearest levels. groups: [R, k] f64."""
+    combinations = bit_combinations(encoding.bits)
+    real = solve_bits(groups, importance, combinations)
+    best = np.full(len(groups), np.inf)
+    kept: Parts = {}
+    for limit in LIMITS:
+        tied = tie(real["scale"], real["offset"], encoding.rounded, limit)
+        scale, offset = encoding.real_scales(tied)
+        levels = levels_of(combinations, {"scale": scale, "offset": offset})
+        near = np.take_along_axis(levels, nearest_level(groups, levels), axis=1)
+        error = np.sum(importance * (groups - near) ** 2, axis=1)
+        better = error < best
+        best = np.where(better, error, best)
+        kept = {name: np.where(better, values, kept.get(name, values)) for name, values in tied.items()}
     return kept
 
 

@@ -15,7 +15,13 @@ from nomul.ir.encodings.palettes import palette
 from nomul.ir.encodings.shift import Shift
 from nomul.ir.encodings.ternary import Ternary
 from nomul.passes.fit.solve.lattice import GroupLattice, Parts, Solver
-from nomul.passes.fit.solve.planes import bit_combinations, solve_bits, solve_trits, trit_combinations
+from nomul.passes.fit.solve.planes import (
+    bit_combinations,
+    solve_bits,
+    solve_tied_bits,
+    solve_trits,
+    trit_combinations,
+)
 from nomul.passes.fit.solve.scale import Grid, search_range, search_scale
 
 FACTORS = tuple(np.linspace(1, 0.4, 31))  # of the scale that clips nothing
@@ -27,6 +33,8 @@ def best_solver(encoding: Encoding) -> tuple[Solver, Parts]:
     """The solver of scales, and the parts that all groups share (a palette). Raises ValueError where there is none."""
     if isinstance(encoding, Ternary) and encoding.pack_ != "3of4":
         return _tied_trits(encoding.planes) if encoding.tied else _trits(encoding.planes), {}
+    if isinstance(encoding, Bitplane) and encoding.tied:
+        return partial(solve_tied_bits, encoding=encoding), {}
     if isinstance(encoding, Bitplane):
         return partial(solve_bits, combinations=bit_combinations(encoding.bits)), {}
     if isinstance(encoding, Int8 | Int4):

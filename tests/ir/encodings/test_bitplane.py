@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nomul.ir.encodings.bitplane import Bitplane
+from nomul.ir.encodings.tied_planes import levels
 
 
 @pytest.mark.parametrize(("bits", "expected"), [(1, 0.600), (2, 0.502), (3, 0.214)])
@@ -71,3 +72,75 @@ def test_what_is_refused() -> None:
     parts = {"bits": np.array([[[0, 2]]], np.uint8), "scale": np.ones((1, 1, 1)), "offset": np.ones((1, 1))}
     with pytest.raises(ValueError, match="bits from 0 to 2 are outside 0 to 1"):
         Bitplane(1).assemble(parts, (1, 2))
+
+
+# -- tied planes ---------------------------------------------------------------------------------------------------
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), bits=st.integers(1, 4), negative=st.booleans())
+def test_tied_planes_hold_integers_exactly(seed: int, bits: int, negative: bool) -> None:
+    """Scales that are integers times a power of two, of which the largest weight is 127."""
+    encoding, rng = Bitplane(bits, group=20, tied=1), np.random.default_rng(seed)
+    scale = rng.integers(1, 32, (bits, 3, 2)).astype(np.float64)
+    offset = 127 - scale.sum(axis=0)
+    if negative:
+        scale, offset = -scale, -offset
+    parts = encoding.scale_parts(scale / 64, offset / 64)
+    np.testing.assert_array_equal(parts["ratio"], np.abs(scale))
+    np.testing.assert_array_equal(parts["base"], (-127 if negative else offset))
+    matrix = rng.choice(np.concatenate([offset.ravel(), (offset + scale[0]).ravel()]), (3, 40)) / 64
+    packed = encoding.assemble(encoding.nearest(matrix, parts), (3, 40))
+    (term,) = encoding.integer_terms(packed, (3, 40))
+    assert term.codes.dtype == np.int8
+    np.testing.assert_array_equal(encoding.unpack(packed, (3, 40)), term.codes * term.scale.repeat(20, axis=1))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), bits=st.integers(1, 4), scales=st.sampled_from(["f16", "bf16", "f32"]))
+def test_tied_scales_are_near_the_given_ones(seed: int, bits: int, scales: str) -> None:
+    """Each of them, and the offset, by half a step; negative ones are turned round."""
+    encoding, rng = Bitplane(bits, group=4, tied=1, scales=scales), np.random.default_rng(seed)
+    scale, offset = rng.normal(size=(bits, 6, 2)), 3 * rng.normal(size=(6, 2))
+    size = 10.0 ** rng.integers(-3 if scales == "f16" else -6, 4)
+    parts = encoding.scale_parts(scale * size, offset * size)
+    found, base = encoding.real_scales(parts)
+    half = parts["scale"].astype(np.float64) * 0.501
+    assert (np.abs(found - np.abs(scale) * size) <= half).all()
+    assert (np.abs(base - (offset + scale.clip(max=0).sum(axis=0)) * size) <= half).all()
+    top = parts["base"].astype(int) + parts["ratio"].sum(axis=0, dtype=int)
+    assert parts["base"].min() >= -127 and top.max() <= 127
+    assert scales == "f16" or np.maximum(np.abs(parts["base"].astype(int)), np.abs(top)).min() >= 120
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), bits=st.integers(1, 4))
+def test_levels_are_what_codes_mean(seed: int, bits: int) -> None:
+    encoding, rng = Bitplane(bits, group=16, tied=1), np.random.default_rng(seed)
+    parts = encoding.scale_parts(rng.normal(size=(bits, 2, 3)), rng.normal(size=(2, 3)))
+    bit = rng.integers(0, 2, (bits, 2, 48)).astype(np.uint8)
+    codes = (bit.astype(int) << np.arange(bits)[:, None, None]).sum(axis=0).reshape(2, 3, 16)
+    expected = np.take_along_axis(levels(parts), codes, axis=-1).reshape(2, 48) * parts["scale"].repeat(16, axis=-1)
+    np.testing.assert_array_equal(encoding.values({"bits": bit, **parts}), expected.astype(np.float32))
+
+
+def test_bytes_of_tied_planes() -> None:
+    encoding = Bitplane(group=128, tied=1)
+    assert encoding.bits_per_weight((8, 1280)) == 2 + 40 / 128
+    packed = encoding.pack(np.linspace(-1, 1, 128, dtype=np.float32)[None])
+    assert {name: field.dtype.name for name, field in packed.items()} == {
+        "bits": "uint8",
+        "scale": "float16",
+        "ratio": "uint8",
+        "base": "int8",
+    }
+    assert (packed["ratio"].tolist(), packed["base"].tolist()) == ([[[85], [169]]], [[-127]])
+
+
+def test_what_tied_planes_refuse() -> None:
+    with pytest.raises(ValueError, match="tied must be one of 0, 1, not 2"):
+        Bitplane(tied=2)
+    encoding = Bitplane(tied=1)
+    parts = encoding.parts(encoding.pack(np.eye(2, dtype=np.float32)), (2, 2))
+    with pytest.raises(ValueError, match="weights from 0 to 128 times their scale are outside -127 to 127"):
+        encoding.assemble({**parts, "ratio": np.full((2, 2, 1), 64), "base": np.zeros((2, 1))}, (2, 2))
+    with pytest.raises(ValueError, match="the ratio -1 is negative"):
+        encoding.assemble({**parts, "ratio": np.full((2, 2, 1), -1)}, (2, 2))

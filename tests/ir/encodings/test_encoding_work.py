@@ -16,6 +16,9 @@ COUNTED = {
     "ternary<pack=3of4>": Work(additions=N * 36, scalings=N),
     "ternary<planes=2, tied=1>": Work(additions=2 * N * K + 2 * N, shifts=N, scalings=N),
     "bitplane<bits=3, group=16>": Work(additions=3 * N * 12 + 11 * 12 + K, lookups=3 * N * 12, scalings=4 * N * 3),
+    "bitplane<bits=3, group=16, tied=1>": Work(
+        multiplies=4 * N * 3, additions=3 * N * 12 + 11 * 12 + K + 3 * N * 3, lookups=3 * N * 12, scalings=N * 3
+    ),
     "codebook": Work(multiplies=N * K, additions=N * K, lookups=N * K, scalings=N),
     "shift<terms=2>": Work(additions=2 * N * K, shifts=2 * N * K, scalings=N),
     "nm<value=int4>": Work(multiplies=N * 24, additions=N * 24, lookups=N * 12, scalings=N),

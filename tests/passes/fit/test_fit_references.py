@@ -42,6 +42,8 @@ def error_of(text: str, fitter: str | None) -> float:
         ("bitplane<bits=2, group=128>", "hlq", 0.333),
         ("bitplane<bits=3, group=128>", "round_to_nearest", 0.214),
         ("bitplane<bits=3, group=128>", "hlq", 0.182),
+        ("bitplane<bits=2, group=128, tied=1>", "hlq", 0.333),
+        ("bitplane<bits=3, group=128, tied=1>", "hlq", 0.182),
     ],
 )
 def test_published_errors(text: str, fitter: str, reference: float) -> None:
