@@ -18,7 +18,7 @@ from nomul.ir.ops.attention import attention
 from nomul.options import Options
 from nomul.passes.calibrate import Batch
 from nomul.passes.choice import no_match
-from nomul.passes.exchange import AttentionLayer, AttentionRule, attention_layers
+from nomul.passes.exchange import AttentionLayer, AttentionRule, attention_layers, show_latent
 from nomul.passes.exchange.base import Operands
 from nomul.passes.exchange.linear import Linear
 from nomul.passes.exchange.maps import FORMS, Maps, save_maps
@@ -46,6 +46,7 @@ def distil(
     module = read_model(model, example_inputs, **source_options)
     batches = read_calibration(data, module)[:MOST_BATCHES]
     module = optimise(module, Options(until="fuse"))
+    show_latent(module)
     layers = _chosen(module, match)
     operands = operands_of(module, [layer.node for layer in layers], batches)
     found = {}

@@ -14,6 +14,7 @@ from nomul.passes.calibrate import Batch
 from nomul.passes.choice import ANY, Recipe, no_match
 from nomul.passes.dead_code import erase_dead
 from nomul.passes.exchange.base import AttentionLayer, AttentionRule, Form, Operands, attention_layers, read_form
+from nomul.passes.exchange.latent import show_latent
 from nomul.passes.rule import Rewriter
 
 MOST_BATCHES = 4  # of the calibration data that forms learn from
@@ -48,6 +49,7 @@ class ExchangeAttention(Pass):
     def run(self, module: Module, report: Report) -> None:
         if not self.recipe.attention:
             return
+        show_latent(module)
         chosen = self._chosen(module)
         samples = operands_of(module, [layer.node for layer, form in chosen if form.learns], self.batches)
         facts = []

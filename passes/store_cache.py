@@ -42,8 +42,8 @@ class StoreCache(Pass):
             if kind not in STORED or len({cache.past for cache in caches}) < len(found):
                 continue
             _store(module, node, caches)
-            names = " and ".join(cache.past.name for cache in caches)
-            note_for_user(module, report, f"inputs {names} are {kind} with scales now, outputs that join them too")
+            names, codes = " and ".join(cache.past.name for cache in caches), _codes(kind, caches)
+            note_for_user(module, report, f"inputs {names} are {codes} with scales now, outputs that join them too")
             report.fire(self.name)
 
 
@@ -68,6 +68,23 @@ def _cache(func: Func, node: Node, position: int) -> Cache | None:
     return Cache(past, join, tuple(views))
 
 
+def _is_packed(kind: str, caches: Sequence[Cache]) -> bool:
+    """Whether a byte holds two codes."""
+    return kind == "i4" and not any(_is_odd(cache) for cache in caches)
+
+
+def _is_odd(cache: Cache) -> bool:
+    return (cache.past.shape[-1].value or 1) % 2 == 1
+
+
+def _codes(kind: str, caches: Sequence[Cache]) -> str:
+    """What the inputs hold, in words."""
+    if kind != "i4" or _is_packed(kind, caches):
+        return kind
+    odd = next(cache.past for cache in caches if _is_odd(cache))
+    return f"i4 in a byte each ({odd.name} has vectors of {odd.shape[-1]} elements, which do not pair)"
+
+
 def _others(value: Value, user: Node) -> bool:
     """Whether another node reads the value."""
     return any(node is not user for node, _ in value.users)
@@ -76,7 +93,7 @@ def _others(value: Value, user: Node) -> bool:
 def _store(module: Module, node: Node, caches: Sequence[Cache]) -> None:
     func, kind, name = module.main, node.attrs["keys_values"], node.result.name
     g = Rewriter(module, func, node)
-    is_packed = kind == "i4" and all((cache.past.shape[-1].value or 1) % 2 == 0 for cache in caches)
+    is_packed = _is_packed(kind, caches)
     ports, stored = [_ports(cache.past, is_packed) for cache in caches], []
     for cache, given in zip(caches, ports, strict=True):
         joined = _joined(g, cache, given, STORED[kind], is_packed)

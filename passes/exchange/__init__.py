@@ -5,5 +5,6 @@ attention it can express (masks, order, biases), and builds its own op in the pl
 """
 
 from nomul.passes.exchange.base import AttentionLayer, AttentionRule, Form, all_forms, attention_layers, read_form
+from nomul.passes.exchange.latent import show_latent
 
-__all__ = ["AttentionLayer", "AttentionRule", "Form", "all_forms", "attention_layers", "read_form"]
+__all__ = ["AttentionLayer", "AttentionRule", "Form", "all_forms", "attention_layers", "read_form", "show_latent"]

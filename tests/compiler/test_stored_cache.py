@@ -76,6 +76,12 @@ def test_everybody_is_told(tmp_path: Path) -> None:
     assert any("past_k and past_v are i8 with scales now" in note for note in artifact.facts["notes"])
 
 
+def test_codes_that_do_not_pair_are_told() -> None:
+    artifact = nomul.compile(model(1, 5), recipe=recipe("i4"))
+    wanted = "past_k and past_v are i4 in a byte each (past_v has vectors of 5 elements, which do not pair) with scales"
+    assert any(wanted in note for note in artifact.facts["notes"])
+
+
 def test_inputs_that_others_read_stay_floats() -> None:
     text = TEXT.replace("return %y, %joined", "return %y, %past_k").replace(
         "all_k: f32[1, 2, P + {n}", "all_k: f32[1, 2, P"

@@ -68,6 +68,41 @@ def weighted(weights: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.einsum("bhst,bthe->bshe", weights / np.where(total == 0, 1, total), v)
 
 
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("inline", {}),
+        ("linear", {"map": "elu"}),
+        ("window", {"window": 3}),
+        ("softmax", {"scores": "i8"}),
+        ("sla", {"critical": 0.5}),
+    ],
+)
+def test_latent_attention_is_softmax_attention_of_one_key_head(form: str, options: dict[str, Any]) -> None:
+    g, plain = Graph({"S": (1, 200)}), Graph({"S": (1, 200)})
+    shapes = {"q": (HEADS, SIZE), "qr": (HEADS, 4), "c": (SIZE,), "kr": (4,)}
+    q, q_rotary, latent, k_rotary = (g.input(name, 2, "S", *rest) for name, rest in shapes.items())
+    with g.b.at("layer.0.attention:sdpa"):
+        module = g.module(g.b.nn.latent_attention(q, q_rotary, latent, k_rotary, scale=0.4))
+    whole, keys = plain.input("q", 2, "S", HEADS, SIZE + 4), plain.input("k", 2, "S", 1, SIZE + 4)
+    values = plain.b.view.slice(keys, axis=3, stop=SIZE)
+    arrays = [RANDOM.standard_normal((2, 130, *rest)).astype(np.float32) for rest in shapes.values()]
+    together = [np.concatenate(arrays[:2], -1), np.concatenate(arrays[2:], -1)[:, :, None]]
+    wanted = exchanged(plain.module(plain.b.nn.attention(whole, keys, values, scale=0.4)), form, **options)
+    out = exchanged(module, form, **options)
+    assert [layer.name for layer in attention_layers(out)] in ([], ["layer.0.attention"])
+    np.testing.assert_allclose(result(out, *arrays), result(wanted, *together), atol=1e-5)
+
+
+def test_latent_attention_has_reasons_too() -> None:
+    g = Graph({"S": (1, 200)})
+    operands = [g.input(name, 2, "S", *rest) for name, rest in (("q", (4, 8)), ("r", (4, 2)), ("c", (8,)), ("k", (2,)))]
+    with g.b.at("layer.0.attention:sdpa"):
+        module = g.module(g.b.nn.latent_attention(*operands, scale=0.4, causal=True))
+    with pytest.raises(NomulError, match=r"layer.0.attention cannot become inline: .*queries see earlier keys only"):
+        exchanged(module, "inline")
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_window(causal: bool) -> None:
     module, x = model(causal=causal), tokens(20)
