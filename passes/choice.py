@@ -102,6 +102,19 @@ class Recipe:
         return next((rule for rule in self.rules if rule.takes(names, roles)), default)
 
 
+def idle(recipe: Recipe, layers: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[str]:
+    """A line for every rule with a pattern of its own that decides for none of the layers (names, roles), and why."""
+    layers = list(layers)
+    decided = {recipe.rule_of(*layer) for layer in layers}
+    lines = []
+    for rule in recipe.rules:
+        if rule.match != ANY and rule not in decided:
+            above = any(rule.takes(*layer) for layer in layers)
+            why = "rules above it take all that it matches" if above else "what it matches is no layer that it may take"
+            lines.append(f"the rule for '{rule.match}' does nothing: {why}")
+    return lines
+
+
 def unmatched(rules: Iterable[Rule], names: Sequence[str]) -> list[Problem]:
     """A problem for every rule whose pattern names nothing, with the names that come nearest."""
     patterns = [rule.match for rule in rules if rule.match != ANY]

@@ -15,7 +15,7 @@ from nomul.ir.syntax import parse_encoding
 from nomul.ir.text import print_module
 from nomul.passes.base import Pass, Report, note_for_user
 from nomul.passes.calibrate import Batch, collect, waves
-from nomul.passes.choice import ACTS, ANY, PLAIN, ROLES, Recipe, Rule, unmatched
+from nomul.passes.choice import ACTS, ANY, PLAIN, ROLES, Recipe, Rule, idle, unmatched
 from nomul.passes.correct_means import correct_means
 from nomul.passes.depthwise import encoding_of, with_inputs_of
 from nomul.passes.fit import find_fitter
@@ -120,6 +120,8 @@ class Encode(Pass):
                 plans.append(Plan(layer, with_inputs_of(rule, layer.roles, shape), encoding, bias))
         if problems:
             raise NomulError.many(problems)
+        for line in idle(self.recipe, ((layer.names, layer.roles) for layer in layers)):
+            note_for_user(module, report, line)
         return plans
 
     def _blocks(self, module: Module, plans: Sequence[Plan], report: Report) -> list[LearnedBlock]:

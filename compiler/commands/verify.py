@@ -71,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     verdict = "agrees" if agrees else "DIFFERS"
     allowed = f"allowed {arguments.tolerance:g}, or {arguments.absolute:g} absolute"
     say(f"{verdict}: largest relative difference {worst:.2e} ({allowed})")
+    if not agrees and any(artifact.facts.get(name) for name in ("encoded", "exchanged")):
+        say("A recipe has changed the model: --tolerance says how far; --report of nomul compile, what it costs")
     return 0 if agrees else 1
 
 

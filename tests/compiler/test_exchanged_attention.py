@@ -68,7 +68,9 @@ def test_the_report_the_summary_and_the_facts_tell_it(
         assert f"{layer}: softmax attention is {form} now" in told and layer in page.read_text()
     for command in (["show", str(out)], ["verify", str(tmp_path / "model.nir"), str(out), "--samples", "1"]):
         assert main(command) == (command[0] == "verify")
-        assert "block.0.attention: softmax attention is linear<map=elu> now" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert "block.0.attention: softmax attention is linear<map=elu> now" in told
+        assert ("A recipe has changed the model: --tolerance says" in told) == (command[0] == "verify")
     assert {fact["name"]: fact["form"] for fact in read_facts(out, verify=False)["exchanged"]} == forms
     found = json.loads(data.read_text())
     exchanged = lower(model, until="exchange", recipe=tmp_path / "recipe.toml")

@@ -151,6 +151,17 @@ def test_a_rule_that_matches_nothing_is_named_with_what_is_near() -> None:
     assert "near to it: l" in (error.problems[0].help or "")
 
 
+def test_a_rule_that_decides_nothing_is_told() -> None:
+    notes = run(built(network), encode({"depthwise*": "f32", "*": "f16", "l1.weight": "int8", "l1.bias": "int8"}))[
+        1
+    ].notes
+    assert [note for note in notes if "does nothing" in note] == [
+        "the rule for 'l1.weight' does nothing: rules above it take all that it matches",
+        "the rule for 'l1.bias' does nothing: what it matches is no layer that it may take",
+    ]
+    assert not run(built(network), encode({"l1.weight": "int8", "*": "f16"}))[1].notes
+
+
 def test_a_weight_outside_the_range_is_named() -> None:
     def large(g: Graph) -> Value:
         return g.b.nn.linear(g.input("x", "S", 2), g.array("huge", np.float32([[1e6, 0]])))
