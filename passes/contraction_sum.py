@@ -4,27 +4,32 @@ formula has the same terms wherever its brackets are."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 from nomul.ir.dim import Dim, product
 from nomul.ir.graph import Node, Value
 from nomul.passes.contraction import Contraction, Reader, fitted, fitted_product, leaf, multiplied
 from nomul.passes.contraction_axes import Axes, Label, aligned, expanded, merged, reduced, regrouped
-from nomul.passes.graph_tools import number, produced_by
+from nomul.passes.size_scale import Powers, SizeScale, inverse_powers, multiplied_powers, size_scale
 
 MOST_TERMS = 8  # longer sums are none that a rule looks for
 
 
 @dataclass(frozen=True)
 class Term(Contraction):
-    """A contraction without order, divisors or added number, divided by each of `counts`, which are not known yet."""
+    """A contraction without order, divisors or added number, divided by these powers of counts that are not known
+    yet."""
 
-    counts: tuple[Dim, ...] = ()
+    counts: Powers = ()
 
     def share(self, count: Dim, power: int) -> float | None:
         """The number that it is scaled by, times count ** power; None where that still depends on a count."""
         if count.value is not None:
             return None if self.counts else self.scale * count.value**power
-        return self.scale if product(self.counts) == product([count] * power) else None
+        if any(times.denominator != 1 or times < 0 for _, times in self.counts):
+            return None
+        divisor = product([size for size, times in self.counts for _ in range(int(times))])
+        return self.scale if divisor == product([count] * power) else None
 
 
 Sum = list[Term]  # all over the same axes, the labels of a term's factors among them or summed
@@ -58,10 +63,10 @@ class SumReader(Reader[Sum]):
 
     def read(self, value: Value | None) -> Sum:
         assert value is not None
-        given = number(value)
+        given = size_scale(value)
         if given is not None:
             self.left -= 1
-            return [Term((), (), given)]
+            return [Term((), (), given.number, counts=inverse_powers(given.powers))]
         found = super().read(value)
         return found if len(found) <= self.most else self.alone(value)
 
@@ -98,9 +103,9 @@ class SumReader(Reader[Sum]):
 
     def _multiply(self, node: Node) -> Sum | None:
         for one, other in (node.args, node.args[::-1]):
-            factor = number(other)
+            factor = size_scale(other)
             if factor is not None:
-                return _scaled(self.read(one), factor)
+                return _times(self.read(one), factor)
         left, right = fitted(*(self.read(arg) for arg in node.args))
         axes = aligned(left[0].axes, right[0].axes)
         pairs = [(first, second) for first in left for second in right]
@@ -109,10 +114,9 @@ class SumReader(Reader[Sum]):
         return [_product(first, second, axes) for first, second in pairs]
 
     def _divide(self, node: Node) -> Sum | None:
-        given, count = number(node.args[1]), _count(node.args[1])
-        if count is not None:
-            return [replace(term, counts=(*term.counts, count)) for term in self.read(node.args[0])]
-        return _scaled(self.read(node.args[0]), 1 / given) if given else None
+        divisor = size_scale(node.args[1])
+        factor = divisor.raised(-1) if divisor is not None else None
+        return _times(self.read(node.args[0]), factor) if factor is not None else None
 
     # -- sums ----------------------------------------------------------------------------------------------------
     def _add(self, node: Node, sign: float) -> Sum | None:
@@ -136,11 +140,13 @@ def _over(terms: Sum, axes: Axes) -> Sum:
     return [replace(term, axes=axes) for term in terms]
 
 
-def _count(value: Value | None) -> Dim | None:
-    """The size that a value is, or None."""
-    cast = produced_by(value, "ew.cast")
-    size = produced_by(cast.args[0] if cast else value, "make.size")
-    return size.attrs["size"] if size else None
+def _times(terms: Sum, factor: SizeScale) -> Sum:
+    divided = inverse_powers(factor.powers)
+    counts = [multiplied_powers(term.counts, divided) for term in terms]
+    return [
+        replace(term, scale=term.scale * factor.number, counts=powers)
+        for term, powers in zip(terms, counts, strict=True)
+    ]
 
 
 def _scaled(terms: Sum, factor: float) -> Sum:
@@ -149,7 +155,7 @@ def _scaled(terms: Sum, factor: float) -> Sum:
 
 def _product(left: Term, right: Term, axes: Axes) -> Term:
     found = multiplied(left, right, axes)
-    return Term(axes, found.factors, found.scale, counts=left.counts + right.counts)
+    return Term(axes, found.factors, found.scale, counts=multiplied_powers(left.counts, right.counts))
 
 
 def _is_elementwise(left: Term, right: Term) -> bool:
@@ -163,7 +169,7 @@ def _mean(term: Term, summed: set[Label]) -> Term:
     scale, counts = term.scale, term.counts
     for label in summed:
         if label.size.value is None:
-            counts = (*counts, label.size)
+            counts = multiplied_powers(counts, ((label.size, Fraction(1)),))
         else:
             scale /= label.size.value
     return replace(term, scale=scale, counts=counts)

@@ -16,6 +16,7 @@ from nomul.frontend.torch.errors import Unsupported, node_loc, problem
 from nomul.frontend.torch.lazy import Affine, Choice, Lazy, Mask, Uniform
 from nomul.frontend.torch.lowering import Lowering
 from nomul.frontend.torch.naming import output_names
+from nomul.frontend.torch.reals import real, refuse_reals
 from nomul.frontend.torch.registry import handler_of, rule_of
 from nomul.frontend.torch.support import SIZES, is_check, is_inlined, short_name, unsupported_ops
 from nomul.frontend.torch.symbols import Symbols
@@ -156,6 +157,8 @@ class Importer:
 
     def _size(self, result: Any) -> Any:
         symbols = self.lowering.symbols
+        if isinstance(result, torch.SymFloat):
+            return real(self.lowering, result)
         return symbols.dim(result) if isinstance(result, torch.SymInt) else symbols.number(result)
 
     def _call(self, target: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -167,6 +170,7 @@ class Importer:
         handler = handler_of(target)
         if handler is None:
             return _UNKNOWN  # listed by unsupported_ops
+        refuse_reals(self.lowering, target, args)
         if not handler.lazy:
             args, kwargs = _map((args, kwargs), lambda x: self.lowering.tensor(x) if isinstance(x, Lazy) else x)
         return handler.function(self.lowering, *args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -160,6 +161,31 @@ def test_positions_that_may_be_outside_stay_a_gather() -> None:
 
     module = check(Positions(), (torch.randn(7, 6),), **ROWS)
     assert ops(module)["index.gather"] == 1
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * (0.3 / x.shape[0]) ** 0.5,
+        lambda x: x / torch.sym_sqrt(x.shape[0] * 2 + 1) - x.shape[0] / 3,
+        lambda x: x * (1 / x.shape[0] + 2 * x.shape[0] ** 0.5 - 0.25) + x.shape[0] ** -0.5,
+    ],
+)
+def test_real_numbers_of_sizes(function: Callable[[Any], Any]) -> None:
+    check(Wrap(function), (torch.randn(7, 6),), (torch.randn(5, 6),), (torch.randn(40, 6),), **ROWS)
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (lambda x: x.clamp(max=1 / x.shape[0]), "the number 'max' depends on a dynamic size"),
+        (lambda x: x + torch.full((6,), x.shape[0] ** 0.5), "the number 'fill_value' depends on a dynamic size"),
+        (lambda x: x * torch.sym_max(x.shape[0] / 2, 5.5), "uses Max, which is not supported"),
+    ],
+)
+def test_real_numbers_that_are_refused(function: Callable[[Any], Any], text: str) -> None:
+    with pytest.raises(NomulError, match=f"NM202.: .*{text}"):
+        imported(Wrap(function), (torch.randn(7, 6),), **ROWS)
 
 
 # -- size expressions ----------------------------------------------------------------------------------------------
