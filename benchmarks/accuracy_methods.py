@@ -37,6 +37,9 @@ ENCODINGS = (
     f"ternary<group={GROUP}, pack=3of4>",
     f"ternary<planes=2, group={GROUP}, pack=3of4>",
     f"bitplane<bits=2, group={GROUP}>",
+    f"bitplane<bits=2, group={GROUP}, tied=1>",
+    f"bitplane<bits=3, group={GROUP}, tied=1>",
+    f"bitplane<bits=4, group={GROUP}, tied=1>",
     "nm<n=2, m=4>",
     "split",
 )

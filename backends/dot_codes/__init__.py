@@ -34,8 +34,9 @@ class Codes:
     summands: of every term, larger factors first.  offset: None stands for a zero point for each row and group.
     largest: the largest magnitude of a weight.  terms: matrices of this form, each with scales of its own.
     ones: whether a term of ones stands behind them.  unit: what stored scales are multiplied by.
-    palettes: whether each field of a number, of at most two bits, looks up a byte among four of its row and group, and
-    the sum of these bytes is what is multiplied. That takes one term, one part and no tables."""
+    palettes: whether each field of a number, of at most two bits, names a byte among four of its row and group (of one
+    bit behind the first field: says whether a byte counts, which stands there four times; in the first field it may be
+    entry 1 or 2), and the sum of these bytes is what is multiplied. That takes one term, one part and no tables."""
 
     parts: tuple[tuple[int, ...], ...]
     summands: tuple[Summand, ...]

@@ -31,7 +31,9 @@ def _tied(encoding: Bitplane, parts: Parts) -> Arrays:
     for width in _WIDTHS[encoding.bits]:
         base = np.zeros_like(parts["base"]) if first else parts["base"].astype(np.int16) + LIMIT + 1
         entries = levels({"ratio": parts["ratio"][first : first + width], "base": base})
-        palettes.append(np.pad(entries, [(0, 0), (0, 0), (0, _ENTRIES - entries.shape[-1])]).astype(np.uint8))
+        if first and width == 1:
+            entries = entries[..., 1:]
+        palettes.append(np.pad(entries, [(0, 0), (0, 0), (0, _ENTRIES - entries.shape[-1])], "edge").astype(np.uint8))
         first += width
     scales = parts["scale"].astype(encoding.scale_dtype)[None]
     return Arrays(numbers[None, None], scales, palettes=np.stack(palettes))

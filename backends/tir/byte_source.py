@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from tvm import tirx
@@ -15,7 +15,8 @@ from tvm import tirx
 from nomul.backends.dot_codes import Summand
 from nomul.backends.dot_codes.shape import PANEL, RUN, DotShape
 from nomul.backends.tir.body import let
-from nomul.backends.tir.byte_table import ByteTables, added_bytes, look_up_by_row
+from nomul.backends.tir.byte_table import ByteTables
+from nomul.backends.tir.palettes import HALF, Palette, Step
 from nomul.backends.tir.vectors import load, spread
 
 Expr = Any
@@ -64,20 +65,22 @@ class Packed:
     summand: Summand
     tables: ByteTables | None
     in_place: bool
-    palettes: tuple[tuple[Expr, ...], ...] = ()
+    palettes: tuple[tuple[Palette | Step, ...], ...] = ()
 
     def opened(self, place: Expr, vectors: int) -> tuple[Packed, Expr]:
         """What reads units, and where they begin, for numbers of a group that begin at `place`, for the rows of so many
         vectors. Outside of loops over units: palettes are kept in registers."""
         count = self.shape.palettes
         palettes = tuple(
-            tuple(self._palette(place + number * PANEL + vector * self.lanes) for vector in range(vectors))
+            tuple(self._palette(number, place + number * PANEL + vector * self.lanes) for vector in range(vectors))
             for number in range(count)
         )
         return replace(self, palettes=palettes), let("units_start", place + count * PANEL) if count else place
 
-    def _palette(self, place: Expr) -> Expr:
-        return let("palette", load(self.buffer, place, self.lanes))
+    def _palette(self, number: int, place: Expr) -> Palette | Step:
+        """Of a field: behind the first one, one bit is a step."""
+        vector = load(self.buffer, place, self.lanes)
+        return Step(vector) if number and self.widths[number] == 1 else Palette(vector, self.widths[number])
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -106,18 +109,19 @@ class PackedReader:
     source: Packed
     place: Expr
     _loaded: dict[tuple[int, int], Expr] = field(default_factory=dict)
+    _shifted: dict[tuple[int, int], Expr] = field(default_factory=dict)
 
     def piece(self, number: int, vector: int) -> Expr:
         source = self.source
         before, below, value = 0, 0, None
         for position, width in enumerate(source.widths):
             planes = 8 // width
-            stored = self._stored(before + number // planes, vector)
-            at = number % planes * width
+            key, at = (before + number // planes, vector), number % planes * width
             if source.palettes:
-                value = self._looked_up(value, position, self._field(stored, width, at, 0), vector)
+                palette, stored = source.palettes[position][vector], self._stored(*key)
+                value = palette.added(value, stored, partial(self._upper, key), at)
             else:
-                part = self._field(stored, width, at, below)
+                part = self._field(self._stored(*key), width, at, below)
                 value = part if value is None else tirx.bitwise_or(value, part)
             before += source.columns * width // 32
             below += width
@@ -126,11 +130,11 @@ class PackedReader:
         assert source.tables is not None
         return source.tables.look_up(source.summand.table, let("number", value))
 
-    def _looked_up(self, value: Expr, position: int, numbers: Expr, vector: int) -> Expr:
-        """`value`, or nothing, and the bytes that a field's numbers name."""
-        lanes = self.source.lanes
-        entry = look_up_by_row(self.source.palettes[position][vector], numbers, lanes)
-        return entry if value is None else added_bytes(value, entry, lanes)
+    def _upper(self, key: tuple[int, int]) -> Expr:
+        """A stored vector with the upper halves of its bytes below; shifted once."""
+        if key not in self._shifted:
+            self._shifted[key] = let("upper", _shifted(self._stored(*key), HALF, self.source.lanes))
+        return self._shifted[key]
 
     def _stored(self, group: int, vector: int) -> Expr:
         key = (group, vector)

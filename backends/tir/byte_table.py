@@ -6,7 +6,6 @@ from typing import Any
 
 from tvm import tirx
 
-from nomul.backends.dot_codes.shape import RUN
 from nomul.backends.target import Target
 from nomul.backends.tir.body import let, local, store
 from nomul.backends.tir.vectors import lanes_at, load, spread
@@ -15,7 +14,6 @@ Expr = Any
 USES = ("avx512vbmi",)  # features that kernels with 32 entries look at
 _SHUFFLES = {64: "avx512.pshuf.b.512", 32: "avx2.pshuf.b", 16: "ssse3.pshuf.b.128"}
 _QUARTER = 4  # 32-bit elements of 16 bytes
-_EVERY_BYTE = 0x01010101
 
 
 class ByteTables:
@@ -65,22 +63,6 @@ class ByteTables:
     @property
     def _bytes(self) -> str:
         return f"int8x{self._width}"
-
-
-def look_up_by_row(palette: Expr, numbers: Expr, lanes: int) -> Expr:
-    """int32 lanes: of the four bytes in each lane of `palette` those that the bytes of `numbers` in it name, 0 to 3.
-
-    A byte shuffle picks from 16 bytes, four lanes: to each number is added where its own lane begins among them."""
-    steps = tirx.Ramp(tirx.const(0, "int32"), tirx.const(RUN * _EVERY_BYTE, "int32"), lanes)
-    first = tirx.bitwise_and(steps, spread(tirx.const(3 * RUN * _EVERY_BYTE, "int32"), lanes))
-    entries = shuffled_bytes(palette, tirx.bitwise_or(numbers, first), lanes)
-    return let("entry", tirx.reinterpret(f"int32x{lanes}", entries))
-
-
-def added_bytes(x: Expr, y: Expr, lanes: int) -> Expr:
-    """int32 lanes: sums of their bytes."""
-    total = tirx.reinterpret(f"int8x{4 * lanes}", x) + tirx.reinterpret(f"int8x{4 * lanes}", y)
-    return tirx.reinterpret(f"int32x{lanes}", total)
 
 
 def shuffled_bytes(bytes_: Expr, places: Expr, lanes: int) -> Expr:
