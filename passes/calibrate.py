@@ -19,7 +19,8 @@ ROWS = 1 << 14  # of one batch and one layer; a longer input is thinned out even
 
 @dataclass(frozen=True)
 class Statistics:
-    """hessian: [K, K], mean of x x^T.  mean: [K].  peaks: [K], largest magnitudes.  rows: how many inputs were seen."""
+    """hessian: [K, K], mean of x x^T (of fewer rows than K as `_of_few_rows` has it).  mean: [K].
+    peaks: [K], largest magnitudes.  rows: how many inputs were seen."""
 
     hessian: np.ndarray
     mean: np.ndarray
@@ -168,5 +169,17 @@ def _joined(sums: Sequence[_Sum]) -> Statistics | None:
         return None
     rows = sum(one.rows for one in found)
     squares = found[0].squares if len(found) == 1 else np.sum([one.squares for one in found], axis=0)
-    total = np.sum([one.total for one in found], axis=0)
-    return Statistics(squares / rows, total / rows, np.max([one.peaks for one in found], axis=0), rows)
+    mean = np.sum([one.total for one in found], axis=0) / rows
+    hessian = squares / rows if rows >= len(mean) else _of_few_rows(squares / rows, mean, rows)
+    return Statistics(hessian, mean, np.max([one.peaks for one in found], axis=0), rows)
+
+
+def _of_few_rows(hessian: np.ndarray, mean: np.ndarray, rows: int) -> np.ndarray:
+    """How inputs vary together is mostly chance in fewer rows than inputs, and counts by rows / K: compensation that
+    trusts it makes outputs for other rows worse than rounding does."""
+    common = np.outer(mean, mean)
+    spread = hessian - common
+    own = np.diag(spread).copy()
+    spread *= rows / len(mean)
+    np.fill_diagonal(spread, own)
+    return spread + common

@@ -60,6 +60,15 @@ def test_inputs_that_do_not_vary_have_no_covariance(rows: int) -> None:
     assert not found["a"].covariance.any() and found["a"].hessian.any()
 
 
+def test_of_few_rows_little_is_learned_about_pairs_of_inputs() -> None:
+    module, x = branches(), np.random.default_rng(4).standard_normal((4, 8)).astype(np.float32)
+    statistics = collect(module, layers_of(module), [[x]], lambda _: None)["a"]
+    seen = np.cov(x.T, bias=True)
+    half = ~np.eye(8, dtype=bool)
+    assert np.allclose(np.diag(statistics.covariance), np.diag(seen), atol=1e-5)
+    assert np.allclose(statistics.covariance[half], seen[half] / 2, atol=1e-5)
+
+
 def test_a_long_input_is_thinned_out() -> None:
     g = Graph({"B": (1, 99999)})
     module = g.module(g.b.nn.linear(g.input("x", "B", 2), g.weight("w", 2, 2)))
