@@ -36,7 +36,7 @@ from nomul.ir.views import View
 KEYS = 64  # of a block
 _QUERIES = 8  # more of them fill the lanes of the other kernel
 _ROWS = 32
-_CHAINS = 4  # independent sums that hide the latency of a multiply-add
+CHAINS = 4  # independent sums that hide the latency of a multiply-add
 
 Expr = Any
 
@@ -132,7 +132,7 @@ class _Few:
         self.size = self.state + 3 * self.all_rows
 
     def emit(self) -> None:
-        self.registers = local("registers", "float32", _CHAINS * self.lanes)
+        self.registers = local("registers", "float32", CHAINS * self.lanes)
         with loop("tile", self.frame.end - self.frame.begin, self.frame.begin) as number:
             self._enter(number)
             with loop("row", self.all_rows) as row:
@@ -171,12 +171,12 @@ class _Few:
     def _groups(self, own: Expr) -> Iterator[list[Expr]]:
         """Rows of one key head, as many at a time as there are independent sums; the caller emits what is to be done
         for each group."""
-        whole = self.rows // _CHAINS
+        whole = self.rows // CHAINS
         if whole:
             with loop("group", whole) as group:
-                yield [let("row", own * self.rows + group * _CHAINS + i) for i in range(_CHAINS)]
-        if self.rows % _CHAINS:
-            yield [let("row", own * self.rows + i) for i in range(whole * _CHAINS, self.rows)]
+                yield [let("row", own * self.rows + group * CHAINS + i) for i in range(CHAINS)]
+        if self.rows % CHAINS:
+            yield [let("row", own * self.rows + i) for i in range(whole * CHAINS, self.rows)]
 
     def _start(self, row: Expr) -> None:
         """Scaled queries; maxima, totals and sums as before the first key."""
@@ -197,13 +197,13 @@ class _Few:
             base = let("k_base", self._at(self.k, self.batch, first + key, self.first_head + own, 0))
             for rows in self._groups(own):
                 for row, score in zip(rows, self._dots(base, rows), strict=True):
-                    score = self._restored(score, first + key, own)
                     store(self.work, row * KEYS + self.scores + key, self._masked(score, row, first + key))
+        self._hide(count)
+
+    def _hide(self, count: Expr) -> None:
+        """Scores behind the last key of a block."""
         with loop("row", self.all_rows) as row, loop("key", index(KEYS) - count, count) as key:
             store(self.work, row * KEYS + self.scores + key, tirx.FloatImm("float32", float("-inf")))
-
-    def _restored(self, score: Expr, key: Expr, own: Expr) -> Expr:
-        return score  # keys that are stored with scales multiply it by them
 
     def _dots(self, base: Expr, rows: list[Expr]) -> list[Expr]:
         """Products of one key with some rows: whole vectors, then the elements behind them."""
@@ -263,7 +263,7 @@ class _Few:
         base = let("v_base", self._at(self.v, self.batch, first, self.first_head, 0))
         whole = self.width // self.lanes * self.lanes
         for rows in self._groups(index(0)):
-            columns = _CHAINS // len(rows)
+            columns = CHAINS // len(rows)
             wide = whole // (columns * self.lanes) * (columns * self.lanes)
             self._weigh_columns(base, count, rows, range(0, wide, columns * self.lanes), self.lanes)
             self._weigh_columns(base, count, rows, range(wide, whole, self.lanes), self.lanes)

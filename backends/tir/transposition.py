@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm import tirx
@@ -21,6 +22,27 @@ def transposed(rows: list[Expr]) -> list[Expr]:
         for j, column in enumerate(_exchanged([group[k] for group in groups])):
             columns[LANE * j + k] = column
     return columns
+
+
+def summed(rows: list[Expr]) -> Expr:
+    """The sum of each of n vectors of n elements as one vector, n = 4, 8 or 16."""
+    totals = [_sums_inside_lanes(rows[first : first + LANE]) for first in range(0, len(rows), LANE)]
+    half = len(rows) // LANE
+    while len(totals) > 1:
+        pairs = zip(totals[::2], totals[1::2], strict=True)
+        totals = [_added(_lanes, a, b, tuple(range(0, 2 * half, 2)), tuple(range(1, 2 * half, 2))) for a, b in pairs]
+    return totals[0]
+
+
+def _sums_inside_lanes(rows: list[Expr]) -> Expr:
+    """Four vectors, each of their lanes as a 4 x 4 block whose rows are added up."""
+    low, high = (_added(_lanewise, a, b, (0, 4, 1, 5), (2, 6, 3, 7)) for a, b in (rows[:2], rows[2:]))
+    return _added(_lanewise, low, high, (0, 1, 4, 5), (2, 3, 6, 7))
+
+
+def _added(pick: Callable[..., Expr], a: Expr, b: Expr, first: tuple[int, ...], second: tuple[int, ...]) -> Expr:
+    """One choice of the elements of two vectors plus another one."""
+    return let("added", pick(a, b, first) + pick(a, b, second))
 
 
 def _inside_lanes(rows: list[Expr]) -> list[Expr]:
