@@ -19,8 +19,8 @@ ROWS = 1 << 14  # of one batch and one layer; a longer input is thinned out even
 
 @dataclass(frozen=True)
 class Statistics:
-    """hessian: [K, K], mean of x x^T (of fewer rows than K as `_of_few_rows` has it).  mean: [K].
-    peaks: [K], largest magnitudes.  rows: how many inputs were seen."""
+    """hessian: [K, K], mean of x x^T, less what is chance in it (`_certain`).  mean: [K].  peaks: [K], largest
+    magnitudes.  rows: how many inputs were seen."""
 
     hessian: np.ndarray
     mean: np.ndarray
@@ -142,12 +142,14 @@ def _bytes(layer: Layer) -> int:
 
 
 class _Sum:
-    """Running sums over the rows of one input."""
+    """Running sums over the rows of one input. near: the mean of the first batch, from which `pairs` is counted."""
 
     def __init__(self) -> None:
         self.squares = np.zeros((0, 0))
         self.total = np.zeros(0)
         self.peaks = np.zeros(0)
+        self.near = np.zeros(0)
+        self.pairs = 0.0
         self.rows = 0
 
     def add(self, rows: np.ndarray) -> None:
@@ -157,8 +159,11 @@ class _Sum:
         if not self.rows:
             self.squares = np.zeros((rows.shape[1],) * 2)
             self.total, self.peaks = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+            self.near = rows.mean(axis=0)
         self.squares += rows.T @ rows
         self.total += rows.sum(axis=0, dtype=np.float64)
+        apart = np.square(rows - self.near, dtype=np.float64)
+        self.pairs += float(np.square(apart.sum(axis=1)).sum() - np.vdot(apart, apart))
         self.peaks = np.maximum(self.peaks, np.maximum(rows.max(axis=0), -rows.min(axis=0)))
         self.rows += len(rows)
 
@@ -170,16 +175,20 @@ def _joined(sums: Sequence[_Sum]) -> Statistics | None:
     rows = sum(one.rows for one in found)
     squares = found[0].squares if len(found) == 1 else np.sum([one.squares for one in found], axis=0)
     mean = np.sum([one.total for one in found], axis=0) / rows
-    hessian = squares / rows if rows >= len(mean) else _of_few_rows(squares / rows, mean, rows)
+    hessian = _certain(squares / rows, mean, sum(one.pairs for one in found) / rows, rows)
     return Statistics(hessian, mean, np.max([one.peaks for one in found], axis=0), rows)
 
 
-def _of_few_rows(hessian: np.ndarray, mean: np.ndarray, rows: int) -> np.ndarray:
-    """How inputs vary together is mostly chance in fewer rows than inputs, and counts by rows / K: compensation that
-    trusts it makes outputs for other rows worse than rounding does."""
+def _certain(hessian: np.ndarray, mean: np.ndarray, pairs: float, rows: int) -> np.ndarray:
+    """The Hessian with covariances of different inputs shrunk by the share of their squares that is expected by chance
+    of so few rows (Schaefer and Strimmer, 2005, target D). Compensation that trusts a small sample loses more for
+    other rows than it gains. pairs: mean over rows of the squared products of all pairs of inputs, less their means."""
     common = np.outer(mean, mean)
-    spread = hessian - common
-    own = np.diag(spread).copy()
-    spread *= rows / len(mean)
-    np.fill_diagonal(spread, own)
-    return spread + common
+    hessian -= common
+    own = np.diag(hessian).copy()
+    squares = float(np.vdot(hessian, hessian) - own @ own)
+    chance = (pairs - squares) / (rows * squares) if squares > 0 else 1.0
+    hessian *= 1 - min(max(chance, 0.0), 1.0)
+    np.fill_diagonal(hessian, own)
+    hessian += common
+    return hessian
