@@ -21,12 +21,11 @@ from nomul.passes.depthwise import encoding_of, with_inputs_of
 from nomul.passes.fit import find_fitter
 from nomul.passes.fit_blocks import Gradients
 from nomul.passes.fit_layers import Fit, FitCache, Job, fit_jobs
-from nomul.passes.layer_plan import Plan, apply, bias_of, facts, shape_of
+from nomul.passes.layer_plan import FEW_BITS, Plan, apply, bias_of, facts, shape_of
 from nomul.passes.layers import Layer, layers_of
 from nomul.passes.learn_blocks import LearnedBlock, Learning, learn_blocks, plan_blocks
 
 EncodeProgress = Callable[[str, float], None]
-FEW_BITS = 6  # of weights, below which convolutions without calibration data lose most of what they do
 LEARNING = 0.9  # share of the progress that blocks take, where they learn
 RUNNING = 0.5  # share of the progress that runs of the model take, where there are any
 
@@ -207,5 +206,4 @@ def _context(module: Module, batches: Sequence[Batch]) -> bytes:
 
 def _coarse_convolutions(plans: Sequence[Plan]) -> int:
     """How many convolutions of images get few bits."""
-    convolutions = [plan for plan in plans if "conv" in plan.layer.roles]
-    return sum(plan.encoding.bits_per_weight(shape_of(plan.weight)) < FEW_BITS for plan in convolutions)
+    return sum("conv" in plan.layer.roles and plan.coarse for plan in plans)

@@ -19,6 +19,7 @@ from nomul.ir.types import Tensor
 from nomul.ir.weights_file import load_weights, save_weights
 from nomul.passes.calibrate import Statistics
 from nomul.passes.fit import Fields, Fitter
+from nomul.passes.prior import Prior
 
 FORMAT = b"nomul fitted layer 1"
 QUICK = "round_to_nearest"  # what it does is not worth a file
@@ -31,7 +32,8 @@ class Job:
     """One weight to fit. context: what the statistics of its inputs hang on, for the key of the cache.
 
     centred: a bias will take care of the mean error, so that only the rest of it counts.
-    learns_bias: the fit has a bias too."""
+    learns_bias: the fit has a bias too.
+    prior: what is known of inputs that calibration data does not show."""
 
     weight: Weight
     encoding: Encoding
@@ -39,6 +41,7 @@ class Job:
     centred: bool = False
     context: bytes = b""
     learns_bias: bool = False
+    prior: Prior | None = None
 
     @property
     def type(self) -> Tensor:
@@ -50,6 +53,7 @@ class Job:
         for text in (str(self.type), self.fitter.name, str(self.centred)):
             digest.update(text.encode() + b"\0")
         digest.update(self.context)
+        digest.update(bytes(self.prior) if self.prior else b"")
         digest.update(np.ascontiguousarray(self.weight.array()).data)
         return digest.hexdigest()
 
@@ -159,12 +163,18 @@ def fit_jobs(
 
 
 def _fit(job: Job, seen: Statistics | None, cache: FitCache | None) -> Fit | ValueError:
-    hessian = None if seen is None else seen.covariance if job.centred else seen.hessian
     try:
-        fields = job.fitter(job.weight.array().astype(np.float32, copy=False), hessian, job.encoding)
+        fields = job.fitter(job.weight.array().astype(np.float32, copy=False), _hessian(job, seen), job.encoding)
     except (ValueError, np.linalg.LinAlgError) as error:
         return ValueError(str(error))
     fit = Fit(fields) if seen is None else Fit(fields, seen.mean, seen.largest)
     if cache and job.fitter.name != QUICK:
         cache.save(job, fit)
     return fit
+
+
+def _hessian(job: Job, seen: Statistics | None) -> np.ndarray | None:
+    """[K, K] of the job's inputs: as calibration saw them, else as they are known to be."""
+    if seen is not None:
+        return seen.covariance if job.centred else seen.hessian
+    return job.prior.hessian(_columns(job.weight)) if job.prior else None

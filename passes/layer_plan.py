@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nomul.ir.encodings import Encoding
+from nomul.ir.encodings.grouped import Grouped
 from nomul.ir.graph import Module, Weight
 from nomul.ir.types import Tensor
 from nomul.passes.accuracy import accuracy
@@ -16,7 +17,9 @@ from nomul.passes.fit import Fitter, find_fitter
 from nomul.passes.fit_layers import Fit, Job
 from nomul.passes.graph_tools import exchange
 from nomul.passes.layers import Layer
+from nomul.passes.prior import prior_of
 
+FEW_BITS = 6  # of weights, below which convolutions without calibration data lose most of what they do
 LEAST_RANGE = 1e-6  # of inputs, where calibration saw nothing but zeros
 
 
@@ -40,6 +43,11 @@ class Plan:
         return find_fitter(named, self.encoding)
 
     @property
+    def coarse(self) -> bool:
+        """Whether its weights get few bits."""
+        return self.encoding.bits_per_weight(shape_of(self.weight)) < FEW_BITS
+
+    @property
     def by_block(self) -> bool:
         """Whether its rule asks for it, and the fitter can."""
         return self.rule.by_block and self.fitter.by_block
@@ -49,9 +57,11 @@ class Plan:
         return Weight(self.weight.name, Tensor(self.weight.dtype, self.weight.shape, self.encoding), fit.fields)
 
     def job(self, context: bytes, start: bool) -> Job:
-        """start: for the layer by itself, from which a block learns."""
+        """start: for the layer by itself, from which a block learns. Sparse weights gain nothing from what is known of
+        inputs: errors of what is dropped are too large to be made up for."""
         fitter = find_fitter(None, self.encoding) if start else self.fitter
-        return Job(self.weight, self.encoding, fitter, self.bias is not None, context)
+        prior = prior_of(self.layer) if self.coarse and isinstance(self.encoding, Grouped) else None
+        return Job(self.weight, self.encoding, fitter, self.bias is not None, context, prior=prior)
 
 
 def shape_of(weight: Weight) -> tuple[int, ...]:
