@@ -31,6 +31,7 @@ ENCODINGS = (
     "nm<n=2, m=4>",
     "nm<n=2, m=4, value=int8>",
     "bitplane<bits=3, group=32>",
+    "bitplane<bits=2, group=32, tied=1>",
     "codebook<grid=nf4, group=32>",
 )
 
@@ -213,6 +214,22 @@ def test_scales_of_bit_planes_are_trained() -> None:
     bits = held[0].encoding.parts(held[0].packed(held.original0, held.original1, held.original2), (2, 8))["bits"]
     np.testing.assert_allclose(held.original1.grad[..., 0], bits.sum(-1))
     np.testing.assert_allclose(held.original2.grad[..., 0], [8, 8])
+
+
+def test_planes_of_negative_scales_are_turned_round() -> None:
+    """Where planes are tied: their zeros add the scale then, and their ones nothing."""
+    torch.manual_seed(0)
+    layer = nomul.qat.prepare(torch.nn.Sequential(torch.nn.Linear(8, 2, bias=False)), {"*": "bitplane<tied=1>"})
+    held = layer[0].parametrizations.weight
+    with torch.no_grad():
+        held.original1[0] *= -1
+    layer(torch.ones(1, 8)).sum().backward()
+    latent = (held.original0, held.original1, held.original2)
+    bits = held[0].encoding.parts(held[0].packed(*latent), (2, 8))["bits"].astype(np.int64)
+    np.testing.assert_allclose(held.original1.grad[..., 0], np.stack([1 - bits[0], bits[1]]).sum(-1))
+    stored = layer[0].weight.detach()
+    smooth = held[0].smooth(stored, *latent).detach()
+    np.testing.assert_allclose(smooth, stored, atol=1.5 * float(stored.abs().max()) / 127)
 
 
 @pytest.mark.parametrize(
