@@ -11,6 +11,7 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 
 from nomul.frontend.common import BAD_NODE, UNSUPPORTED_FORM, value_name
+from nomul.frontend.torch.complex import Complex, call_on_complex, has_complex, takes_complex
 from nomul.frontend.torch.dtypes import dtype_of
 from nomul.frontend.torch.errors import Unsupported, node_loc, problem
 from nomul.frontend.torch.lazy import Affine, Choice, Lazy, Mask, Uniform
@@ -75,7 +76,11 @@ class Importer:
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             state = self.program.state_dict
             tensor = state[spec.target] if spec.target in state else self.program.constants[spec.target]
-            return self.lowering.weights.constant(spec.target, tensor, trained=spec.kind is InputKind.PARAMETER)
+            weights, trained = self.lowering.weights, spec.kind is InputKind.PARAMETER
+            if not tensor.is_complex():
+                return weights.constant(spec.target, tensor, trained)
+            parts = {"real": tensor.real, "imag": tensor.imag}
+            return Complex(*(weights.constant(f"{spec.target}.{name}", part, trained) for name, part in parts.items()))
         raise Unsupported(UNSUPPORTED_FORM, f"an input of kind {spec.kind.name.lower()} is not supported")
 
     def _outputs(self, values: Sequence[Any]) -> None:
@@ -87,6 +92,10 @@ class Importer:
             name = next(names)
             if value is None or value is _UNKNOWN or isinstance(value, bool | int | float | str):
                 continue  # known before the model runs, or reported
+            if isinstance(value, Complex):
+                message = f"the result '{name}' is complex"
+                self.problems.append(Problem(UNSUPPORTED_FORM, message, help="return torch.view_as_real of it"))
+                continue
             self._output(value, value_name(name))
 
     def _output(self, value: Any, name: str) -> None:
@@ -162,6 +171,10 @@ class Importer:
         return symbols.dim(result) if isinstance(result, torch.SymInt) else symbols.number(result)
 
     def _call(self, target: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if has_complex((args, kwargs)):
+            if not takes_complex(target):
+                return _UNKNOWN  # listed by unsupported_ops
+            return call_on_complex(self.lowering, target, lambda parts: self._call(target, parts, kwargs), args)
         formula = rule_of(target)
         if formula is not None and (not _leaves(args) or any(isinstance(arg, Lazy) for arg in _leaves(args))):
             known = formula(self.lowering, *args, **kwargs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class Lowering:
         self.b = Builder(Func("main"))
         self.node: Any = None
         self._computed: dict[Lazy, Value] = {}
+        self._is_part = False
 
     def enter(self, func: Func) -> None:
         """Add nodes to this function from now on."""
@@ -58,7 +60,17 @@ class Lowering:
         return self.symbols.shape(self.meta(index).shape)
 
     def dtype(self, index: int | None = None) -> DType:
-        return dtype_of(self.meta(index).dtype)
+        dtype = self.meta(index).dtype
+        return dtype_of(dtype.to_real() if self._is_part and dtype.is_complex else dtype)
+
+    @contextmanager
+    def parts_of_complex(self) -> Iterator[None]:
+        """Inside, the node's result is one of the two parts of its complex result."""
+        self._is_part = True
+        try:
+            yield
+        finally:
+            self._is_part = False
 
     def unsupported(self, message: str, help: str | None = None) -> Unsupported:
         """The exception for a form of this op that cannot be lowered."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from nomul.frontend.common import UNSUPPORTED_OP
+from nomul.frontend.torch.complex import takes_complex
 from nomul.frontend.torch.errors import problem
 from nomul.frontend.torch.registry import further_decompositions, handler_of, names_of
 from nomul.ir.errors import Problem
@@ -91,7 +92,13 @@ def _is_known(node: torch.fx.Node, accept: Callable[[Any], bool]) -> bool:
         return is_inlined(target)
     if not isinstance(target, torch._ops.OpOverload):
         return False
-    return is_check(target) or handler_of(target) is not None or accept(target)
+    known = takes_complex(target) if _reads_complex(node) else handler_of(target) is not None
+    return is_check(target) or known or accept(target)
+
+
+def _reads_complex(node: torch.fx.Node) -> bool:
+    values = (arg.meta.get("val") for arg in node.all_input_nodes)
+    return any(isinstance(value, torch.Tensor) and value.is_complex() for value in values)
 
 
 def _unknown_op(name: str, node: torch.fx.Node, count: int) -> Problem:

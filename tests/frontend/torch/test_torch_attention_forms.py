@@ -17,7 +17,7 @@ SWIN = {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "n
 VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 LATENT = TEXT | {  # DeepSeek's attention with latent keys and values; no layer has experts
     "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8,
-    "first_k_dense_replace": 2,
+    "first_k_dense_replace": 2, "head_dim": 4, "num_key_value_heads": 4,
 }  # fmt: skip
 WHISPER = {
     "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
@@ -34,16 +34,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "swin": ("Swin", SWIN),
     "qwen3": ("Qwen3", GROUPED | {"sliding_window": None}),
     "phi": ("Phi", TEXT | {"max_position_embeddings": 128}),
+    "deepseek_v2": ("DeepseekV2", LATENT),
     "deepseek_v3": ("DeepseekV3", LATENT),
     "vit": ("ViT", VIT | {"image_size": 32, "patch_size": 8}),
 }
 LAYERS = {"swin": 4}
-WITHOUT_FORM = {
-    ("gemma2", "sdpa"): "transformers has no such form of Gemma 2",
-    ("deepseek_v3", "eager"): "torch.export cannot trace this form",
-}
+WITHOUT_FORM = {("gemma2", "sdpa"): "transformers has no such form of Gemma 2"}
 IMAGES = ("swin", "vit")
-WITHOUT_CACHE = ("gpt2", "llama", "mistral", "gemma2", "qwen3", "phi", "deepseek_v3")
+WITHOUT_CACHE = ("gpt2", "llama", "mistral", "gemma2", "qwen3", "phi", "deepseek_v2", "deepseek_v3")
 
 
 def fused(model: Any, inputs: Any, **options: Any) -> Module:
