@@ -54,6 +54,32 @@ def without_tiles() -> Iterator[None]:
             setattr(flex, name, function)
 
 
+@contextmanager
+def without_shortcuts() -> Iterator[None]:
+    """transformers compiles flex_attention for itself, and leaves out a mask of keys whose numbers hide nothing: in a
+    model that is exported neither can be, so it calls torch's function and keeps the mask."""
+    flex = sys.modules.get("torch.nn.attention.flex_attention")
+    if flex is None:
+        yield
+        return
+    plain = flex.flex_attention
+    places = {
+        ("transformers.integrations.flex_attention", "WrappedFlexAttention"): lambda training: lambda: plain,
+        ("transformers.masking_utils", "fast_all"): lambda mask: False,
+    }
+    kept = []
+    for (name, attribute), function in places.items():
+        module = sys.modules.get(name)
+        if module is not None and hasattr(module, attribute):
+            kept.append((module, attribute, getattr(module, attribute)))
+            setattr(module, attribute, function)
+    try:
+        yield
+    finally:
+        for module, attribute, function in kept:
+            setattr(module, attribute, function)
+
+
 def without_flex_attention(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The program with a function that `run_decompositions` can trace in the place of each flex_attention."""
     if not _calls(program.graph_module):

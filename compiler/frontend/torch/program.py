@@ -14,7 +14,7 @@ from nomul.frontend.common import BAD_SOURCE, DATA_DEPENDENT
 from nomul.frontend.torch.archive import load_program
 from nomul.frontend.torch.dynamic import Dynamic
 from nomul.frontend.torch.errors import source_line
-from nomul.frontend.torch.flex import without_flex_attention, without_tiles
+from nomul.frontend.torch.flex import without_flex_attention, without_shortcuts, without_tiles
 from nomul.frontend.torch.registry import further_decompositions, handler_of
 from nomul.frontend.torch.support import is_plain, undecomposable_ops
 from nomul.ir.errors import NomulError
@@ -49,7 +49,7 @@ def _export(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Dynamic
 ) -> torch.export.ExportedProgram:
     args, kwargs, spec = dynamic.prepare(model, args, kwargs)
-    with _inference(model), without_tiles(), _quiet():
+    with _inference(model), without_tiles(), without_shortcuts(), _quiet():
         try:
             return torch.export.export(model, args, kwargs, dynamic_shapes=spec, strict=False)
         except Exception as error:

@@ -160,3 +160,20 @@ def test_a_block_mask_of_tiles_alone_is_refused() -> None:
     with pytest.raises(NomulError, match=r"NM202\]: the block mask leaves out tiles, but has no mask_mod"):
         imported(Tiles(2).eval(), operands(TOKENS))
     assert len(attentions(fused(Tiles(3).eval(), operands(TOKENS)))) == 1
+
+
+@pytest.mark.parametrize(("kind", "dynamic"), [("Llama", True), ("T5Encoder", False)])
+def test_transformers_by_flex_attention(kind: str, dynamic: bool) -> None:
+    """A bias by distance of sizes that are not known is none that torch can trace inside of flex_attention."""
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from test_torch_transformers import DIMS, T5, TEXT, build, text
+    from test_torch_transformers import TOKENS as ANY
+
+    config = T5 if kind == "T5Encoder" else TEXT | {"num_key_value_heads": 2, "max_position_embeddings": 128}
+    models = [build(kind, config, form) for form in ("flex_attention", "eager")]
+    inputs = text(2, 12, cache=kind != "Llama")
+    names = [name for name in inputs if name != "use_cache"]
+    options: dict[str, Any] = {"dynamic_shapes": dict.fromkeys(names, ANY), "dims": DIMS} if dynamic else {}
+    module = fused(models[0], inputs, **options)
+    assert len(attentions(module)) == 2
+    same(module, models[1], inputs, tolerance=1e-4)
