@@ -19,6 +19,7 @@ GROUP = 128
 ENCODINGS = (
     "int8",
     f"int4<group={GROUP}>",
+    f"int4<zero=1, group={GROUP}>",
     f"shift<terms=2, group={GROUP}>",
     f"ternary<planes=2, group={GROUP}>",
     f"bitplane<bits=3, group={GROUP}>",
