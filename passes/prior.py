@@ -15,7 +15,8 @@ from nomul.passes.layers import ENCODABLE, Layer
 
 POINTS = 2048
 IMAGE = 9.0  # neighbouring pixels are alike: a correlation of 0.9
-_POOLS = ("nn.max_pool2d", "nn.avg_pool2d")
+NEGLIGIBLE = 0.01  # power, as odd functions have it by rounding
+_KEEP_CHANNELS = ("nn.max_pool2d", "nn.avg_pool2d", "ew.cast")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def prior_of(layer: Layer) -> Prior | None:
     if "depthwise" in layer.roles or not layer.products:
         return None
     power = min(_power(_input(node), IMAGE if node.op == "nn.conv2d" else 0.0) for node in layer.products)
-    if not power:
+    if power < NEGLIGIBLE:
         return None
     means = _means(_input(layer.products[0])) if len(layer.products) == 1 else None
     fits = means is not None and int(layer.weight.shape[1]) == len(means) and means.any()
@@ -67,7 +68,7 @@ def _power(value: Value, of_param: float) -> float:
     if node is None:
         return of_param
     args = [arg for arg in node.args if arg is not None]
-    if node.spec.kind is Kind.VIEW or node.op in (*_POOLS, "view.concat"):
+    if node.spec.kind is Kind.VIEW or node.op in (*_KEEP_CHANNELS, "view.concat"):
         return min((_power(arg, of_param) for arg in args), default=0.0)
     if not _is_activation(node):
         return 0.0
@@ -82,7 +83,7 @@ def _means(value: Value) -> np.ndarray | None:
     node = value.producer
     if node is None:
         return None
-    if node.op in _POOLS:
+    if node.op in _KEEP_CHANNELS:
         return _means(_input(node))
     before = _input(node).producer if _is_activation(node) else None
     bias = before.operand(2) if before is not None and before.op in ENCODABLE else None
