@@ -127,4 +127,5 @@ def no_match(pattern: str, names: Sequence[str], nothing: str) -> Problem | None
         return None
     near = difflib.get_close_matches(pattern, names, NEAR, cutoff=0.4)
     hint = f"near to it: {', '.join(near)}" if near else f"names begin as in: {', '.join(names[:NEAR])}"
-    return Problem("NM458", f"{nothing} matches '{pattern}'", help=hint if names else None)
+    none = "the model has none; nomul why MODEL tells what nearly was one"
+    return Problem("NM458", f"{nothing} matches '{pattern}'", help=hint if names else none)

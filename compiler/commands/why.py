@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if len(lines) > arguments.limit:
         say(f"and {len(lines) - arguments.limit} more (--limit)")
     if not lines:
-        say("no rule came close without firing")
+        say("no rule came close without firing; --at %VALUE asks for one value of a .nir file (--dump writes them)")
     return 0
 
 
