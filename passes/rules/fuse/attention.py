@@ -11,9 +11,10 @@ from nomul.ir.graph import Constant, Node, Value
 from nomul.ir.shapes import ONE, Shape
 from nomul.ir.types import DType
 from nomul.ir.views import view_chain
+from nomul.passes.base import Miss
 from nomul.passes.contraction import arranged, contraction
 from nomul.passes.folding import known_array
-from nomul.passes.graph_tools import number, produced_by
+from nomul.passes.graph_tools import is_elementwise, is_known, is_view, number, produced_by
 from nomul.passes.matcher import Match, Pattern
 from nomul.passes.rule import NodeRule, NoMatch, PatternRule, Rewriter
 from nomul.passes.view_tools import rebuild_views
@@ -56,6 +57,15 @@ class Attention(PatternRule):
         safe = g.any_of(weights, g.ew.where(g.ew.is_nan(weights), 0.0, weights))
         return g.nn.matmul(g.any_of(safe, bind="weights"), v)
 
+    def attempt(self, g: Rewriter, node: Node, misses: list[Miss]) -> Value | None:
+        told = len(misses)
+        found = super().attempt(g, node, misses)
+        changed = _changed_weights(node) if found is None and len(misses) == told else None
+        if changed is not None:
+            reason = f"the attention weights are changed behind the softmax, by {changed.op}"
+            misses.append(self._miss(node, reason, changed, 0.5))
+        return found
+
     def check(self, m: Match) -> None:
         if len(m.product.users) > 1:
             raise NoMatch("the scores are used elsewhere", m.product)
@@ -76,6 +86,20 @@ class Attention(PatternRule):
         mask = _mask(g, m, to_tokens)
         rules = {"scale": scale * (cap or 1.0), "softcap": cap}
         return to_tokens.back(g.nn.attention(q, k, v, mask, **rules), m.root.result.shape)
+
+
+def _changed_weights(node: Node) -> Node | None:
+    """The first node behind a softmax where element-wise work, by known numbers at the most, makes its results the left
+    operand of a product."""
+    changed, value = None, node.args[0]
+    while value is not None and value.producer is not None and value.producer.op != "nn.softmax":
+        step = value.producer
+        inputs = [arg for arg in step.args if arg is not None and not is_known(arg)]
+        if not (is_elementwise(step) or is_view(step)) or len(inputs) != 1:
+            return None
+        changed = step if is_elementwise(step) and step.op != "ew.cast" else changed
+        value = inputs[0]
+    return changed if value is not None and value.producer is not None else None
 
 
 def _check_heads(m: Match) -> None:
