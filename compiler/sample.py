@@ -19,6 +19,7 @@ from nomul.memory import scratch_bytes
 from nomul.passes.random_inputs import index_limit
 from nomul.runtime.loader import Artifact
 
+LARGEST_BATCH = 67  # of `many_rows`
 LARGEST_DEFAULT = 128  # size of a dim that has no range, or a larger one, where the user names none
 MOST_INPUT_ELEMENTS = 1 << 20  # of one input whose sizes nobody named
 MOST_VALUE_ELEMENTS = 1 << 24  # of one value inside
@@ -73,12 +74,13 @@ def module_fits(module: Module) -> Fits:
     return lambda dims: _below(inputs, dims, MOST_INPUT_ELEMENTS) and _below(values, dims, MOST_VALUE_ELEMENTS)
 
 
-def artifact_fits(artifact: Artifact) -> Fits:
-    """The same for an artifact: no input is very large, nor is the arena."""
+def artifact_fits(artifact: Artifact, share: int = 1) -> Fits:
+    """The same for an artifact: no input is very large, nor is the arena. share: limits are divided by it."""
     inputs = [spec.type for spec in artifact_specs(artifact)]
 
     def fits(dims: Mapping[str, int]) -> bool:
-        return _below(inputs, dims, MOST_INPUT_ELEMENTS) and artifact.scratch_bytes(dict(dims)) <= MOST_SCRATCH_BYTES
+        small = _below(inputs, dims, MOST_INPUT_ELEMENTS // share)
+        return small and artifact.scratch_bytes(dict(dims)) <= MOST_SCRATCH_BYTES // share
 
     return fits
 
@@ -128,8 +130,11 @@ def _lowest(bounds: Range) -> int:
 
 
 def _default(name: str, low: float, high: float) -> int:
-    wanted = 1 if "batch" in name.lower() or name in ("B", "N") else LARGEST_DEFAULT
-    return int(max(low, min(high, wanted)))
+    return int(max(low, min(high, 1 if _is_batch(name) else LARGEST_DEFAULT)))
+
+
+def _is_batch(name: str) -> bool:
+    return "batch" in name.lower() or name in ("B", "N")
 
 
 def spread_dims(
@@ -146,6 +151,17 @@ def spread_dims(
         drawn = {name: int(generator.integers(low, high, endpoint=True)) for name, (low, high) in free.items()}
         cases.append(_shrunk(default | drawn, ranges, given, fits))
     return [dict(case) for case in dict.fromkeys(tuple(case.items()) for case in cases[:count])]
+
+
+def many_rows(ranges: Mapping[str, Range], given: Mapping[str, int], fits: Fits) -> dict[str, int] | None:
+    """Sizes that take kernels of many rows at little cost: batches that nobody named are large, up to 67, which no tile
+    divides, as far as that `fits`; other sizes are the smallest. None where there is no such batch."""
+    batches = [name for name in ranges if _is_batch(name) and name not in given]
+    if not batches:
+        return None
+    wanted = dict.fromkeys(ranges, 1) | dict.fromkeys(batches, LARGEST_BATCH) | dict(given)
+    sizes = {name: int(max(low, min(high, wanted[name]))) for name, (low, high) in ranges.items()}
+    return _shrunk(sizes, ranges, given, fits)
 
 
 def _ends(bounds: Range, default: int) -> tuple[int, int]:

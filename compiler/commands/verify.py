@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from nomul.ir.graph import Module
     from nomul.runtime.loader import Artifact
 
+LITTLE = 16  # share of what sizes that nobody named may take, for those of many rows
 HELP = "compare an artifact with its model on random inputs"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="the .onnx, .pt2 or .nir file that was compiled")
     parser.add_argument("artifact", type=Path)
-    parser.add_argument("--samples", type=positive, default=3, help="how many sizes to try (default 3)")
+    parser.add_argument("--samples", type=positive, default=3, help="how many sizes, beside a large batch (default 3)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="largest allowed relative difference (default 1e-4)"
@@ -42,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from nomul.compare import difference
     from nomul.runtime.loader import load
-    from nomul.sample import artifact_fits, artifact_specs, sample_inputs, spread_dims
+    from nomul.sample import artifact_specs, sample_inputs
     from nomul.source import read_model
 
     artifact = load(arguments.artifact)
@@ -54,8 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     references = _references(module, arguments.model)
     rows: list[tuple[str, ...]] = []
     worst, agrees = 0.0, True
-    given, fits = dict(arguments.dim), artifact_fits(artifact)
-    for number, dims in enumerate(spread_dims(artifact.dims, given, arguments.samples, arguments.seed, fits)):
+    for number, dims in enumerate(_sizes(artifact, arguments)):
         values = sample_inputs(specs, dims, arguments.seed + number)
         results = artifact(*values, threads=arguments.threads)
         for name, reference in references.items():
@@ -74,6 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
     if not agrees and any(artifact.facts.get(name) for name in ("encoded", "exchanged")):
         say("A recipe has changed the model: --tolerance says how far; --report of nomul compile, what it costs")
     return 0 if agrees else 1
+
+
+def _sizes(artifact: Artifact, arguments: argparse.Namespace) -> list[dict[str, int]]:
+    """Sizes of all dims to try: as many as are asked for, and where a batch is open one of many rows."""
+    from nomul.sample import artifact_fits, many_rows, spread_dims
+
+    given = dict(arguments.dim)
+    cases = spread_dims(artifact.dims, given, arguments.samples, arguments.seed, artifact_fits(artifact))
+    many = many_rows(artifact.dims, given, artifact_fits(artifact, LITTLE))
+    return cases if many is None or many in cases else [*cases, many]
 
 
 def _print_layers(layers: Sequence[Mapping[str, Any]]) -> None:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 import pytest
 
 from nomul.ir.errors import NomulError
 from nomul.ir.parser import parse_module
-from nomul.sample import MOST_VALUE_ELEMENTS, InputSpec, input_specs, module_fits, pick_dims, sample_inputs, spread_dims
+from nomul.sample import (
+    MOST_VALUE_ELEMENTS,
+    InputSpec,
+    input_specs,
+    many_rows,
+    module_fits,
+    pick_dims,
+    sample_inputs,
+    spread_dims,
+)
 
 EMBED = """\
 nomul.ir 1
@@ -86,3 +97,11 @@ def test_sizes_that_nobody_named_stay_modest() -> None:
 
 def test_a_spec_without_table_is_a_mask() -> None:
     assert (InputSpec.low, InputSpec.high) == (0, 1)
+
+
+def test_sizes_of_many_rows() -> None:
+    ranges = {"batch": (1, 64), "S": (3, 512), "W": (32, 64)}
+    assert many_rows(ranges, {}, lambda dims: True) == {"batch": 64, "S": 3, "W": 32}
+    assert many_rows(ranges | {"batch": (1, inf)}, {"S": 9}, lambda dims: True) == {"batch": 67, "S": 9, "W": 32}
+    assert many_rows(ranges, {}, lambda dims: dims["batch"] < 10) == {"batch": 8, "S": 3, "W": 32}
+    assert many_rows(ranges, {"batch": 2}, lambda dims: True) is many_rows({"S": (1, 9)}, {}, lambda dims: True) is None
