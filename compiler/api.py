@@ -201,6 +201,9 @@ def _recipe(recipe: RecipeLike, strict: bool) -> Recipe:
 
 def _calibrated(options: Options, calib: Any, module: Module) -> Options:
     """The options with the batches of the calibration data. Raises NomulError (NM017)."""
+    if calib is not None and options.recipe.is_empty:
+        message = "calibration data is for a recipe, and there is none"
+        raise NomulError("NM017", message, help="give --recipe, or recipe= (nomul list recipes); or leave out the data")
     if calib is not None:
         return replace(options, batches=read_calibration(calib, module))
     if options.recipe.needs_calibration:

@@ -63,7 +63,7 @@ def build(module: Module, options: Options) -> Path:
     facts = compiled.facts
     recording = None
     if not is_library(options.output):
-        definition = compiled.module if options.recipe else module
+        definition = module if options.recipe.is_empty else compiled.module
         same = [param.type for param in module.main.params] == [param.type for param in definition.main.params]
         recording = record(module if same else definition, definition)
     linked = write_artifact(

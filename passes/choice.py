@@ -87,6 +87,11 @@ class Recipe:
     attention: tuple[AttentionRule, ...] = ()
 
     @property
+    def is_empty(self) -> bool:
+        """Whether it leaves every model as it is."""
+        return not (self.rules or self.attention or self.embeddings or self.correct_means)
+
+    @property
     def needs_calibration(self) -> bool:
         """Whether a rule cannot do without."""
         return self.correct_means or self.by_block or any(rule.act == "i8-static" for rule in self.rules)

@@ -21,8 +21,9 @@ from nomul.passes.depthwise import encoding_of, with_inputs_of
 from nomul.passes.fit import find_fitter
 from nomul.passes.fit_blocks import Gradients
 from nomul.passes.fit_layers import Fit, FitCache, Job, fit_jobs
+from nomul.passes.graph_tools import is_dense
 from nomul.passes.layer_plan import FEW_BITS, Plan, apply, bias_of, facts, shape_of
-from nomul.passes.layers import Layer, layers_of
+from nomul.passes.layers import ENCODABLE, Layer, layers_of
 from nomul.passes.learn_blocks import LearnedBlock, Learning, learn_blocks, plan_blocks
 
 EncodeProgress = Callable[[str, float], None]
@@ -78,6 +79,8 @@ class Encode(Pass):
 
     def run(self, module: Module, report: Report) -> None:
         plans = self._plans(module, report)
+        for name in _not_finite(module):
+            note_for_user(module, report, f"@{name} holds NaN or infinite numbers, which spread to results behind it")
         blocks = self._blocks(module, plans, report)
         context = _context(module, self.batches) if self.cache else b""
         learning = {plan.weight.name for block in blocks for plan in block.plans}
@@ -202,6 +205,18 @@ def _context(module: Module, batches: Sequence[Batch]) -> bytes:
         for array in batch:
             digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     return digest.digest()
+
+
+def _not_finite(module: Module) -> list[str]:
+    """Weights that linear layers and convolutions multiply by and that hold NaN or infinity."""
+    names = []
+    for weight in module.weights.values():
+        multiplies = any(node.op in ENCODABLE and position == 1 for node, position in weight.users)
+        if multiplies and is_dense(weight) and weight.dtype.is_float and weight.fields:
+            array = weight.array()
+            if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+                names.append(weight.name)
+    return names
 
 
 def _coarse_convolutions(plans: Sequence[Plan]) -> int:

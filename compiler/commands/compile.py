@@ -120,10 +120,10 @@ def _write_ir(arguments: argparse.Namespace) -> int:
 
 
 def _say_notes(facts: dict[str, Any]) -> None:
-    """Layers that did not get what the recipe says, and what else it is good to know of the recipe."""
+    """Layers that did not get what the recipe says, and what else it is good to know."""
     notes = facts.get("notes", [])
     if notes:
-        say(f"{len(notes)} notes on the recipe:")
+        say(f"{len(notes)} notes:")
         for note in notes[:NOTES]:
             say(f"  {note}")
         if len(notes) > NOTES:

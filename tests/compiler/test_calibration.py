@@ -117,5 +117,7 @@ def test_a_compile_calibrates(tmp_path: Path) -> None:
     rules.write_text('[[layers]]\nweights = "int8"\nact = "i8-static"\n')
     with pytest.raises(NomulError, match="NM017"):
         nomul.lower(one_input(), recipe=rules)
+    with pytest.raises(NomulError, match=r"NM017.: calibration data is for a recipe, and there is none"):
+        nomul.lower(one_input(), calib=[X])
     nodes = nomul.lower(one_input(), recipe=rules, calib=[X], until="encode").main.nodes
     assert nodes[-1].attrs["act_scale"] == pytest.approx(39 / 127)

@@ -179,6 +179,10 @@ def test_weights_that_are_not_finite_are_named(bad: float) -> None:
     for choice in ("int4", "ternary<planes=2> by ptqtp", "bitplane", "codebook", "shift", "nm", "split"):
         error = failure(module, {"*": choice})
         assert error.code == "NM457" and "@broken" in str(error) and "not finite" in str(error), choice
+    note = "@broken holds NaN or infinite numbers, which spread to results behind it"
+    assert run(module, encode({}))[1].notes == [note]
+    rows[1, 3] = 1e38
+    assert not run(built(lambda g: g.b.nn.linear(g.input("x", "S", 32), g.array("w", rows))), encode({}))[1].notes
 
 
 def test_activations() -> None:
