@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from nomul.frontend.torch.lazy import Lazy
 from nomul.frontend.torch.lowering import Lowering
 from nomul.frontend.torch.registry import Function, names_of
@@ -33,14 +35,15 @@ class Complex:
 
 
 def on_complex(*names: str) -> Callable[[Function], Function]:
-    """Declare what an ATen op does where an operand is Complex. The function takes the Lowering and the operands."""
+    """Declare what an ATen op does where an operand is Complex or a complex number. The function takes the Lowering and
+    the operands."""
     return _RULES.declare(*names)
 
 
 def has_complex(args: Any) -> bool:
     if isinstance(args, tuple | list | dict):
         return any(has_complex(arg) for arg in (args.values() if isinstance(args, dict) else args))
-    return isinstance(args, Complex)
+    return isinstance(args, Complex | complex)
 
 
 def takes_complex(target: Any) -> bool:
@@ -49,11 +52,16 @@ def takes_complex(target: Any) -> bool:
     return packet in _ALIKE or _RULES.find(packet) is not None
 
 
-def call_on_complex(g: Lowering, target: Any, call: Callable[[Any], Any], args: Any) -> Any:
-    """What an operator that takes_complex gives, some of whose operands are Complex. call: lowers it with real ones."""
+def call_on_complex(g: Lowering, target: Any, call: Callable[[Any], Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    """What an operator that takes_complex gives, some of whose operands are Complex. call: lowers it with real ones.
+    Raises Unsupported."""
     function = _RULES.find(names_of(target)[1])
     if function is not None:
-        return function(g, *args)
+        return function(g, *args, **kwargs)
+    if any(isinstance(arg, tuple | list) and len({has_complex(part) for part in arg}) > 1 for arg in args):
+        raise g.unsupported("real and complex tensors together")
+    if isinstance(g.node.meta["val"], torch.Tensor) and not g.meta().is_complex():
+        return call(_part(args, "real"))
     with g.parts_of_complex():
         real, imag = (call(_part(args, part)) for part in ("real", "imag"))
     if isinstance(real, list | tuple):
@@ -64,4 +72,4 @@ def call_on_complex(g: Lowering, target: Any, call: Callable[[Any], Any], args: 
 def _part(args: Any, part: str) -> Any:
     if isinstance(args, tuple | list):
         return type(args)(_part(arg, part) for arg in args)
-    return getattr(args, part) if isinstance(args, Complex) else args
+    return getattr(args, part) if isinstance(args, Complex | complex) else args

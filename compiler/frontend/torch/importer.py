@@ -174,7 +174,7 @@ class Importer:
         if has_complex((args, kwargs)):
             if not takes_complex(target):
                 return _UNKNOWN  # listed by unsupported_ops
-            return call_on_complex(self.lowering, target, lambda parts: self._call(target, parts, kwargs), args)
+            return call_on_complex(self.lowering, target, lambda parts: self._call(target, parts, kwargs), args, kwargs)
         formula = rule_of(target)
         if formula is not None and (not _leaves(args) or any(isinstance(arg, Lazy) for arg in _leaves(args))):
             known = formula(self.lowering, *args, **kwargs)

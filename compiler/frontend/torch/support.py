@@ -97,8 +97,9 @@ def _is_known(node: torch.fx.Node, accept: Callable[[Any], bool]) -> bool:
 
 
 def _reads_complex(node: torch.fx.Node) -> bool:
-    values = (arg.meta.get("val") for arg in node.all_input_nodes)
-    return any(isinstance(value, torch.Tensor) and value.is_complex() for value in values)
+    values = [arg.meta.get("val") for arg in node.all_input_nodes]
+    is_tensor = any(isinstance(value, torch.Tensor) and value.is_complex() for value in values)
+    return is_tensor or any(isinstance(arg, complex) for arg in node.args)
 
 
 def _unknown_op(name: str, node: torch.fx.Node, count: int) -> Problem:

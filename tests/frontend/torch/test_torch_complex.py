@@ -50,12 +50,22 @@ def arithmetic(x: Any) -> Any:
 
 def moved(x: Any) -> Any:
     z = torch.view_as_complex(x.unflatten(1, (-1, 2)))
-    first, second = z.split(2, 1) if z.shape[1] == 4 else z.chunk(2, 1)
+    first, second = z.split(2, 1)
     z = torch.cat([second.flip(1), first], 1)[torch.tensor([2, 0])].t().contiguous()
     return torch.view_as_real(z.expand(3, *z.shape))
 
 
-@pytest.mark.parametrize("function", [arithmetic, moved])
+def with_numbers(x: Any) -> Any:
+    z = torch.complex(x, x * 2) * (2 - 1j) + (x * 1j - 3j)
+    return torch.view_as_real(torch.add(z, z * z, alpha=2) - torch.sub(z, 1j, alpha=0.5))
+
+
+def cast_to_real(x: Any) -> Any:
+    return torch.complex(x, x * 2).to(torch.float32).abs() + x.to(torch.float64).view_as(torch.complex(x, x))
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex values to real")
+@pytest.mark.parametrize("function", [arithmetic, moved, with_numbers, cast_to_real])
 def test_arithmetic(function: Any) -> None:
     check(Wrap(function), (torch.randn(5, 8),))
 
@@ -65,8 +75,12 @@ def test_arithmetic(function: Any) -> None:
     [
         (lambda x: torch.view_as_real(torch.complex(x, x).exp()), "NM201.: no lowering for aten.exp.default"),
         (lambda x: torch.complex(x, x), "NM202.: the result 'output' is complex"),
-        (lambda x: torch.complex(x, x).real / torch.complex(x, x).imag + (1 / torch.complex(x, x)).real, "NM20[12]"),
+        (lambda x: torch.complex(x, x).reciprocal().real, "NM201.: no lowering for aten.reciprocal.default"),
+        (lambda x: (x / torch.complex(x, x)).real, "NM202.: division by complex numbers"),
+        (lambda x: (torch.complex(x, x) / 2j).real, "NM202.: division by complex numbers"),
         (lambda x: (torch.complex(x, x) + x).real, "NM202.: sums of real and complex numbers"),
+        (lambda x: torch.cat([torch.complex(x, x), x]).real, "NM202.: real and complex tensors together"),
+        (lambda x: (x ** (1 + 1j)).real, "NM201.: no lowering for aten.pow"),
     ],
 )
 def test_what_is_refused(function: Any, text: str) -> None:

@@ -11,7 +11,7 @@ from nomul.frontend.torch.registry import aten
 from nomul.ir.dim import Dim
 from nomul.ir.graph import Value
 
-Number = Complex | Operand
+Number = Complex | complex | Operand
 
 
 @aten("view_as_complex", "view_as_complex_copy")
@@ -67,18 +67,18 @@ def resolved(g: Lowering, x: Complex) -> Complex:
 @on_complex("mul")
 def mul(g: Lowering, x: Number, y: Number) -> Complex:
     """(a + bi)(c + di) = ac - bd + (ad + bc)i."""
-    if not isinstance(x, Complex):
+    if not isinstance(x, Complex | complex):
         x, y = y, x
-    assert isinstance(x, Complex)
-    if not isinstance(y, Complex):
+    assert isinstance(x, Complex | complex)
+    if not isinstance(y, Complex | complex):
         return Complex(_times(g, x.real, y), _times(g, x.imag, y))
     real = g.elementwise("ew.sub", [_times(g, x.real, y.real), _times(g, x.imag, y.imag)])
     return Complex(real, g.elementwise("ew.add", [_times(g, x.real, y.imag), _times(g, x.imag, y.real)]))
 
 
 @on_complex("div")
-def div(g: Lowering, x: Complex, y: Operand) -> Complex:
-    if not isinstance(x, Complex) or isinstance(y, Complex):
+def div(g: Lowering, x: Number, y: Number) -> Complex:
+    if not isinstance(x, Complex) or isinstance(y, Complex | complex):
         raise g.unsupported("division by complex numbers", "multiply by the conjugate, divide by the squared length")
     return Complex(*(g.elementwise("ew.div", [part, y]) for part in (x.real, x.imag)))
 
@@ -94,8 +94,9 @@ def sub(g: Lowering, x: Number, y: Number, alpha: Any = 1) -> Complex:
 
 
 def _sum(g: Lowering, op: str, x: Number, y: Number, alpha: Any) -> Complex:
-    if alpha != 1 or not isinstance(x, Complex) or not isinstance(y, Complex):
+    if not isinstance(x, Complex | complex) or not isinstance(y, Complex | complex):
         raise g.unsupported("sums of real and complex numbers")
+    y = y if alpha == 1 else mul(g, y, alpha)
     return Complex(*(g.elementwise(op, pair) for pair in ((x.real, y.real), (x.imag, y.imag))))
 
 
