@@ -54,7 +54,7 @@ class SumReader(Reader[Sum]):
             "nn.matmul": self._matmul,
             "ew.mul": self._multiply,
             "ew.div": self._divide,
-            "ew.neg": lambda node: _scaled(self.read(node.args[0]), -1.0),
+            "ew.neg": lambda node: _times(self.read(node.args[0]), SizeScale(-1.0)),
             "ew.add": lambda node: self._add(node, 1.0),
             "ew.sub": lambda node: self._add(node, -1.0),
             "reduce.sum": lambda node: self._reduce(node, mean=False),
@@ -125,7 +125,7 @@ class SumReader(Reader[Sum]):
             return None
         left, right = fitted(left, right)
         axes = aligned(left[0].axes, right[0].axes)
-        return _over(left, axes) + _scaled(_over(right, axes), sign)
+        return _over(left, axes) + _times(_over(right, axes), SizeScale(sign))
 
     def _reduce(self, node: Node, mean: bool) -> Sum | None:
         found = self.read(node.args[0])
@@ -147,10 +147,6 @@ def _times(terms: Sum, factor: SizeScale) -> Sum:
         replace(term, scale=term.scale * factor.number, counts=powers)
         for term, powers in zip(terms, counts, strict=True)
     ]
-
-
-def _scaled(terms: Sum, factor: float) -> Sum:
-    return [replace(term, scale=term.scale * factor) for term in terms]
 
 
 def _product(left: Term, right: Term, axes: Axes) -> Term:

@@ -29,6 +29,7 @@ from nomul.ir.types import DType
 from nomul.ir.views import View
 
 _TOGETHER = 4  # keys whose values are added at a time
+_SUMS = 2  # independent ones of one product, of as many rows as `CHAINS` at a time
 _NIBBLE = 8  # what is added to a code of four bits
 
 Expr = Any
@@ -115,10 +116,10 @@ class StoredParts(Parts):
             for offset, element in self._codes(self.k, base + d, bytes, self.lanes):
                 for row, parts in zip(rows, products, strict=True):
                     query = load(self.work, row * self.depth + (d + offset), self.lanes)
-                    parts.append(bind(element * query if len(parts) < 2 else fma(element, query, parts[-2])))
+                    parts.append(bind(element * query if len(parts) < _SUMS else fma(element, query, parts[-_SUMS])))
         targets = [let("target", place * self.lanes + self._partial + i * self.lanes**2) for i in range(len(rows))]
         for target, parts in zip(targets, products, strict=True):
-            store_vector(self.work, target, reduce(operator.add, parts[-2:] or [zeros(self.lanes)]))
+            store_vector(self.work, target, reduce(operator.add, parts[-_SUMS:] or [zeros(self.lanes)]))
         for d in range(whole, bytes):
             for offset, element in self._codes(self.k, base + d, bytes, 1):
                 for row, target in zip(rows, targets, strict=True):
