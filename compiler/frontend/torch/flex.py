@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
+import torch._dynamo
 
 from nomul.frontend.common import UNSUPPORTED_FORM
 from nomul.frontend.torch.errors import problem
@@ -57,11 +58,15 @@ def without_tiles() -> Iterator[None]:
 @contextmanager
 def without_shortcuts() -> Iterator[None]:
     """transformers compiles flex_attention for itself, and leaves out a mask of keys whose numbers hide nothing: in a
-    model that is exported neither can be, so it calls torch's function and keeps the mask."""
+    model that is exported neither can be, so it calls torch's function and keeps the mask.
+
+    torch compiles flex_attention inside of an export, and what it compiled before, for the sizes of a call or of
+    another export, would fix dynamic sizes: it forgets that, so that functions compiled by the user compile again."""
     flex = sys.modules.get("torch.nn.attention.flex_attention")
     if flex is None:
         yield
         return
+    torch._dynamo.reset()
     plain = flex.flex_attention
     places = {
         ("transformers.integrations.flex_attention", "WrappedFlexAttention"): lambda training: lambda: plain,
