@@ -6,12 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from test_torch_attention_forms import fused
+from test_torch_attention_forms import fused, told
 from test_torch_attention_formulas import SIZE, WIDTH, Block, heads_first, ops_of
-from torch_models import imported, same, torch
-
-from nomul.passes.runner import PassRunner
-from nomul.phases import phases
+from torch_models import same, torch
 
 DYNAMIC: dict[str, Any] = {"dynamic_shapes": ({0: "B", 1: "S"},), "dims": {"B": (1, 4), "S": (3, 64)}}
 THRESHOLD, BETA = 0.1, 0.4
@@ -98,8 +95,5 @@ def test_calibrated(change: Change, causal: bool, options: dict[str, Any]) -> No
 )
 def test_other_changes_stay_and_are_told(change: Change, causal: bool, reason: str) -> None:
     model, inputs = Block(Calibrated(change, causal)).eval(), (torch.randn(2, 11, WIDTH),)
-    runner = PassRunner()
-    module = runner.run(imported(model, inputs), phases()[:2])
+    module = told(model, inputs, "calibration_formula", reason)
     assert "nn.calibrated_attention" not in ops_of(module)
-    assert any(reason in miss.reason for miss in runner.misses if miss.rule == "calibration_formula")
-    same(module, model, inputs, tolerance=1e-4)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_torch_attention_forms import fused
+from test_torch_attention_forms import fused, told
 from test_torch_attention_formulas import BATCH, SIZE, WIDTH, Block, ops_of
-from torch_models import imported, same, torch
-
-from nomul.passes.runner import PassRunner
-from nomul.phases import phases
+from torch_models import same, torch
 
 SPAN, TOKENS = 3, 12
 SCALE = SIZE**-0.5
@@ -92,8 +89,5 @@ def test_combiner(formula: Any, pattern: str, causal: bool) -> None:
 
 def test_other_summaries_stay_and_are_told() -> None:
     model, inputs = Block(Fixed(False, "mean")).eval(), (torch.randn(2, TOKENS, WIDTH),)
-    runner = PassRunner()
-    module = runner.run(imported(model, inputs), phases()[:2])
+    module = told(model, inputs, "combiner_formula", "Combiner's patterns")
     assert "nn.combiner_attention" not in ops_of(module)
-    assert any("Combiner's patterns" in miss.reason for miss in runner.misses if miss.rule == "combiner_formula")
-    same(module, model, inputs, tolerance=1e-4)

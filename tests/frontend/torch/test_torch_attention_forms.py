@@ -49,6 +49,16 @@ def fused(model: Any, inputs: Any, **options: Any) -> Module:
     return PassRunner().run(imported(model, inputs, **options), phases()[:2])
 
 
+def told(model: Any, inputs: Any, rule: str, reason: str) -> Module:
+    """The module behind the phase `fuse`, which computes what the model does; the rule told of the reason."""
+    runner = PassRunner()
+    module = runner.run(imported(model, inputs), phases()[:2])
+    reasons = [miss.reason for miss in runner.misses if miss.rule == rule]
+    assert any(reason in text for text in reasons), reasons
+    same(module, model, inputs, tolerance=1e-4)
+    return module
+
+
 def attentions(module: Module) -> list[Any]:
     assert not [node for node in module.main.nodes if node.op in ("nn.softmax", "nn.matmul")]
     return [node for node in module.main.nodes if node.op == "nn.attention"]

@@ -6,12 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from test_torch_attention_forms import fused
-from torch_models import imported, same, torch
+from test_torch_attention_forms import fused, told
+from torch_models import same, torch
 
 from nomul.ir.graph import Module
-from nomul.passes.runner import PassRunner
-from nomul.phases import phases
 
 HEADS, SIZE = 4, 8
 WIDTH = HEADS * SIZE
@@ -260,12 +258,8 @@ def test_inline_with_neighbours() -> None:
 
 def test_neighbours_of_other_values_stay_a_convolution() -> None:
     model, inputs = InlineBlock(scale=2.0).eval(), (torch.randn(2, 25, WIDTH),)
-    runner = PassRunner()
-    module = runner.run(imported(model, inputs), phases()[:2])
+    module = told(model, inputs, "inline_neighbours", "not those of the values")
     assert ops_of(module).count("nn.conv2d") == 3
-    reasons = [miss.reason for miss in runner.misses if miss.rule == "inline_neighbours"]
-    assert any("not those of the values" in reason for reason in reasons)
-    same(module, model, inputs, tolerance=1e-4)
 
 
 def other_divisor(q: Any, k: Any, v: Any) -> Any:
@@ -275,9 +269,5 @@ def other_divisor(q: Any, k: Any, v: Any) -> Any:
 
 def test_another_divisor_is_told() -> None:
     model, inputs = Block(other_divisor).eval(), (torch.randn(2, 11, WIDTH),)
-    runner = PassRunner()
-    module = runner.run(imported(model, inputs), phases()[:2])
+    module = told(model, inputs, "linear_attention_formula", "what divides is not the sum")
     assert not [node for node in module.main.nodes if node.op == "nn.linear_attention"]
-    reasons = [miss.reason for miss in runner.misses if miss.rule == "linear_attention_formula"]
-    assert any("what divides is not the sum" in reason for reason in reasons)
-    same(module, model, inputs, tolerance=1e-4)

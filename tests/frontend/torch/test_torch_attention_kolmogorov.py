@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_torch_attention_forms import fused
+from test_torch_attention_forms import fused, told
 from test_torch_attention_formulas import BATCH, HEADS, SIZE, WIDTH, Block, heads_first, ops_of
-from torch_models import imported, same, torch
-
-from nomul.passes.runner import PassRunner
-from nomul.phases import phases
+from torch_models import same, torch
 
 TOKENS, UNITS, MULTIPLES = 11, 5, 3
 
@@ -58,9 +55,5 @@ def test_fourier(form: str, options: dict[str, Any]) -> None:
 
 def test_other_multiples_are_told() -> None:
     model, inputs = Block(Fourier("one_by_one", (1, 3))).eval(), (torch.randn(2, TOKENS, WIDTH),)
-    runner = PassRunner()
-    module = runner.run(imported(model, inputs), phases()[:2])
+    module = told(model, inputs, "kolmogorov_arnold_formula", "the multiples of the scores are 1, 3")
     assert not [node for node in module.main.nodes if node.op == "nn.kolmogorov_arnold_attention"]
-    reasons = [miss.reason for miss in runner.misses if miss.rule == "kolmogorov_arnold_formula"]
-    assert any("the multiples of the scores are 1, 3" in reason for reason in reasons)
-    same(module, model, inputs, tolerance=1e-4)

@@ -6,11 +6,8 @@ import math
 from typing import Any
 
 import pytest
-from test_torch_attention_forms import fused
-from torch_models import imported, same, torch
-
-from nomul.passes.runner import PassRunner
-from nomul.phases import phases
+from test_torch_attention_forms import fused, told
+from torch_models import same, torch
 
 HEADS, NOPE, ROPE, VALUE, RANK, WIDTH = 4, 8, 4, 6, 16, 32
 DYNAMIC: dict[str, Any] = {"dynamic_shapes": [{0: "B", 1: "S"}], "dims": {"B": (1, 4), "S": (1, 64)}}
@@ -104,9 +101,5 @@ def test_absorbed_forms(form: str, causal: bool, options: dict[str, Any]) -> Non
 
 def test_another_weight_of_rotary_scores_is_told() -> None:
     model, inputs = Latent("authors", factor=0.5).eval(), (torch.randn(2, 11, WIDTH),)
-    runner = PassRunner()
-    module = runner.run(imported(model, inputs), phases()[:2])
+    module = told(model, inputs, "latent_scores", "the two products are scaled by")
     assert not [node for node in module.main.nodes if node.op == "nn.latent_attention"]
-    reasons = [miss.reason for miss in runner.misses if miss.rule == "latent_scores"]
-    assert any("the two products are scaled by" in reason for reason in reasons)
-    same(module, model, inputs, tolerance=1e-4)

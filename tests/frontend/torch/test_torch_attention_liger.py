@@ -6,12 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from test_torch_attention_forms import fused
+from test_torch_attention_forms import fused, told
 from test_torch_attention_formulas import DYNAMIC, HEADS, SIZE, WIDTH, ops_of
-from torch_models import imported, same, torch
-
-from nomul.passes.runner import PassRunner
-from nomul.phases import phases
+from torch_models import same, torch
 
 WINDOW = 4
 Gates = Callable[[Any], Any]
@@ -101,8 +98,5 @@ def test_other_gates() -> None:
 
 def test_other_shares_stay_two_ops_and_are_told() -> None:
     model, inputs = Liger(shares=(0.75, 0.25)).eval(), (torch.randn(2, 11, WIDTH),)
-    runner = PassRunner()
-    module = runner.run(imported(model, inputs), phases()[:2])
+    module = told(model, inputs, "liger_formula", "0.75 and 0.25")
     assert {"nn.attention", "nn.linear_attention"} < set(ops_of(module))
-    assert any("0.75 and 0.25" in miss.reason for miss in runner.misses if miss.rule == "liger_formula")
-    same(module, model, inputs, tolerance=1e-4)
